@@ -1,0 +1,204 @@
+package events
+
+import "time"
+
+// Epoch orders the ownership of a session: by number, then by region. No region writes an
+// epoch of another, so no two are ever the same.
+type Epoch struct {
+	Number uint64 `json:"number"`
+	Region string `json:"region"`
+}
+
+// Compare returns -1, 0 or +1 as e is below, equal to or above o.
+func (e Epoch) Compare(o Epoch) int {
+	switch {
+	case e.Number < o.Number, e.Number == o.Number && e.Region < o.Region:
+		return -1
+	case e == o:
+		return 0
+	default:
+		return 1
+	}
+}
+
+// Home is where a session is locked: one server.
+type Home struct {
+	Server string `json:"server"`
+	Region string `json:"region"`
+	URL    string `json:"url"`
+}
+
+// Decision is one verdict of a token service with all that it was founded on, so that it
+// can be decided again.
+type Decision struct {
+	Version int       `json:"version"`
+	Region  string    `json:"region"`
+	At      time.Time `json:"at"`
+	// Session, Generation and Epoch name the session's state before the decision; a login
+	// has generation 0.
+	Session    string `json:"session"`
+	Generation uint64 `json:"generation"`
+	Epoch      Epoch  `json:"epoch"`
+	// Verdict is "stay" or "move", Reason the typed reason of placement.Decide.
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason"`
+	Policy  string `json:"policy"`
+	From    string `json:"from,omitempty"`
+	To      string `json:"to,omitempty"`
+	// Facts are what the client and the service said.
+	Facts Facts `json:"facts"`
+	// View maps each region to the sequence of the view update that was seen of it.
+	View map[string]uint64 `json:"view"`
+	// Draw is the uniform number in [0, 1) that the decision drew with.
+	Draw float64 `json:"draw"`
+	// Sampled, if more than 1, says that this decision stands for so many.
+	Sampled int `json:"sampled,omitempty"`
+}
+
+// Facts are the inputs of a decision besides the view and the policy.
+type Facts struct {
+	Arrived       string     `json:"arrived"`
+	ClosestServer string     `json:"closest_server,omitempty"`
+	Critical      bool       `json:"critical"`
+	CriticalSince *time.Time `json:"critical_since,omitempty"`
+	MovedAt       *time.Time `json:"moved_at,omitempty"`
+	Location      *Location  `json:"location,omitempty"`
+	// Dead says that the session's server was found dead in this judgement; Unreachable
+	// that its client reported it twice.
+	Dead        bool `json:"dead,omitempty"`
+	Unreachable bool `json:"unreachable,omitempty"`
+}
+
+// Subject returns decision.<region>.<verdict>.<reason>.
+func (d *Decision) Subject() Subject {
+	return Subject{Kind: KindDecision, Region: d.Region, Verdict: d.Verdict, Reason: d.Reason}
+}
+
+func (d *Decision) check() error {
+	if err := checkHeader(d.Version, d.At); err != nil {
+		return err
+	}
+	if d.Verdict != "stay" && d.Verdict != "move" {
+		return malformed("verdict %q: want stay or move", d.Verdict)
+	}
+	return checkTokens([2]string{"region", d.Region}, [2]string{"reason", d.Reason}, [2]string{"session", d.Session})
+}
+
+// What happens to a session, the last token of its event's subject.
+const (
+	SessionCreated   = "created"
+	SessionRefreshed = "refreshed"
+	SessionMoved     = "moved"
+	SessionTakenOver = "taken_over"
+	SessionRevoked   = "revoked"
+	SessionReused    = "reused"
+	SessionConflict  = "conflict"
+	SessionUnrotated = "unrotated"
+)
+
+// Session says what happened to a session.
+type Session struct {
+	Version int       `json:"version"`
+	Region  string    `json:"region"`
+	At      time.Time `json:"at"`
+	Session string    `json:"session"`
+	// Kind is one of the Session… constants.
+	Kind       string `json:"kind"`
+	Epoch      Epoch  `json:"epoch"`
+	Generation uint64 `json:"generation"`
+	Server     string `json:"server"`
+	Reason     string `json:"reason,omitempty"`
+	// Sub is the subject of the token: the user.
+	Sub          string `json:"subject,omitempty"`
+	Org          string `json:"org,omitempty"`
+	Jurisdiction string `json:"jurisdiction"`
+}
+
+// Subject returns session.<region>.<kind>.
+func (s *Session) Subject() Subject {
+	return Subject{Kind: KindSession, Region: s.Region, State: s.Kind}
+}
+
+func (s *Session) check() error {
+	if err := checkHeader(s.Version, s.At); err != nil {
+		return err
+	}
+	switch s.Kind {
+	case SessionCreated, SessionRefreshed, SessionMoved, SessionTakenOver,
+		SessionRevoked, SessionReused, SessionConflict, SessionUnrotated:
+	default:
+		return malformed("kind %q", s.Kind)
+	}
+	return checkTokens([2]string{"region", s.Region}, [2]string{"session", s.Session})
+}
+
+// LockReleased tells a server to refuse a session's tokens below an epoch from now on.
+type LockReleased struct {
+	Version int `json:"version"`
+	// Region and Server name the old server, to which this is said.
+	Region  string    `json:"region"`
+	Server  string    `json:"server"`
+	At      time.Time `json:"at"`
+	Session string    `json:"session"`
+	// Epoch is the first that is valid; To is where the session is locked now.
+	Epoch Epoch `json:"epoch"`
+	To    Home  `json:"to"`
+}
+
+// Subject returns lock.<region>.<server>.released.
+func (l *LockReleased) Subject() Subject {
+	return Subject{Kind: KindLock, Region: l.Region, Server: l.Server}
+}
+
+func (l *LockReleased) check() error {
+	if err := checkHeader(l.Version, l.At); err != nil {
+		return err
+	}
+	return checkTokens([2]string{"region", l.Region}, [2]string{"server", l.Server},
+		[2]string{"session", l.Session}, [2]string{"epoch region", l.Epoch.Region})
+}
+
+// Revoked tells every region to refuse the sessions' tokens.
+type Revoked struct {
+	Version int `json:"version"`
+	// Region is the region that revoked.
+	Region   string    `json:"region"`
+	At       time.Time `json:"at"`
+	Sessions []string  `json:"sessions"`
+}
+
+// Subject returns revoked.<region>.
+func (r *Revoked) Subject() Subject { return Subject{Kind: KindRevoked, Region: r.Region} }
+
+func (r *Revoked) check() error {
+	if err := checkHeader(r.Version, r.At); err != nil {
+		return err
+	}
+	for _, s := range r.Sessions {
+		if !ValidToken(s) {
+			return malformed("session %q", s)
+		}
+	}
+	return checkTokens([2]string{"region", r.Region})
+}
+
+// Report says that a client could not reach its server, so that every token service of the
+// region knows of the first report when the second comes.
+type Report struct {
+	Version int       `json:"version"`
+	Region  string    `json:"region"`
+	At      time.Time `json:"at"`
+	Session string    `json:"session"`
+	Server  string    `json:"server"`
+	Epoch   Epoch     `json:"epoch"`
+}
+
+// Subject returns report.<region>.
+func (r *Report) Subject() Subject { return Subject{Kind: KindReport, Region: r.Region} }
+
+func (r *Report) check() error {
+	if err := checkHeader(r.Version, r.At); err != nil {
+		return err
+	}
+	return checkTokens([2]string{"region", r.Region}, [2]string{"server", r.Server}, [2]string{"session", r.Session})
+}

@@ -1,0 +1,172 @@
+package events
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Prefix begins every subject of berth.
+const Prefix = "berth.v1."
+
+// MaxToken is the length in bytes that one token of a subject may have.
+const MaxToken = 64
+
+// Kind is what a subject carries: its first token after Prefix.
+type Kind string
+
+// The kinds. All but KindRPC name events.
+const (
+	KindHeartbeat Kind = "heartbeat"
+	KindLoad      Kind = "load"
+	KindServer    Kind = "server"
+	KindRegion    Kind = "region"
+	KindView      Kind = "view"
+	KindDecision  Kind = "decision"
+	KindSession   Kind = "session"
+	KindLock      Kind = "lock"
+	KindRevoked   Kind = "revoked"
+	KindReport    Kind = "report"
+	KindRPC       Kind = "rpc"
+)
+
+// GlobalJurisdiction is the jurisdiction of sessions that are bound to no other.
+const GlobalJurisdiction = "global"
+
+// Subject is a parsed subject. The zero values of fields that its kind does not use are
+// empty, so two subjects are the same if they are equal.
+//
+//	heartbeat.<Region>.<Server>            load.<Region>.<Server>
+//	server.<Region>.<Server>.<State>       region.<Region>.<State>
+//	view.<Region>                          decision.<Region>.<Verdict>.<Reason>
+//	session.<Region>.<State>               lock.<Region>.<Server>.released
+//	revoked.<Region>                       report.<Region>
+//	rpc.<Service>.<Jurisdiction>.<Region>.<Method>
+type Subject struct {
+	Kind   Kind
+	Region string
+	// Server is set for heartbeat, load, server and lock.
+	Server string
+	// State is set for server and region (the state) and session (what happened).
+	State string
+	// Verdict and Reason are set for decision.
+	Verdict, Reason string
+	// Service, Jurisdiction and Method are set for rpc.
+	Service, Jurisdiction, Method string
+}
+
+// released is the one thing that is said of a lock.
+const released = "released"
+
+// tokens lists what follows the kind, nil for an unknown kind.
+func (s *Subject) tokens() []*string {
+	switch s.Kind {
+	case KindHeartbeat, KindLoad:
+		return []*string{&s.Region, &s.Server}
+	case KindServer:
+		return []*string{&s.Region, &s.Server, &s.State}
+	case KindRegion, KindSession:
+		return []*string{&s.Region, &s.State}
+	case KindView, KindRevoked, KindReport:
+		return []*string{&s.Region}
+	case KindDecision:
+		return []*string{&s.Region, &s.Verdict, &s.Reason}
+	case KindLock:
+		last := released
+		return []*string{&s.Region, &s.Server, &last}
+	case KindRPC:
+		return []*string{&s.Service, &s.Jurisdiction, &s.Region, &s.Method}
+	default:
+		return nil
+	}
+}
+
+// String returns the subject as it is published.
+func (s Subject) String() string { return s.join("") }
+
+// Filter returns the subject with "*" for each empty field: what one subscribes to.
+func (s Subject) Filter() string { return s.join("*") }
+
+func (s Subject) join(empty string) string {
+	var b strings.Builder
+	b.WriteString(Prefix)
+	b.WriteString(string(s.Kind))
+	for _, t := range s.tokens() {
+		b.WriteByte('.')
+		if *t == "" {
+			b.WriteString(empty)
+		} else {
+			b.WriteString(*t)
+		}
+	}
+	return b.String()
+}
+
+// ParseSubject returns the parts of a subject. It fails with ErrUnknown for one outside
+// Prefix or of a kind that this build does not know, and with ErrMalformed for a known kind
+// with the wrong number of tokens or a token that is not ValidToken.
+func ParseSubject(subject string) (Subject, error) {
+	rest, ok := strings.CutPrefix(subject, Prefix)
+	if !ok {
+		return Subject{}, fmt.Errorf("%w: subject %q", ErrUnknown, subject)
+	}
+	parts := strings.Split(rest, ".")
+	s := Subject{Kind: Kind(parts[0])}
+	fields := s.tokens()
+	if fields == nil {
+		return Subject{}, fmt.Errorf("%w: subject %q", ErrUnknown, subject)
+	}
+	if len(parts)-1 != len(fields) {
+		return Subject{}, malformed("subject %q has %d tokens after %q, want %d", subject, len(parts)-1, s.Kind, len(fields))
+	}
+	for i, token := range parts[1:] {
+		if !ValidToken(token) {
+			return Subject{}, malformed("subject %q: token %q", subject, token)
+		}
+		if s.Kind == KindLock && i == len(fields)-1 && token != released {
+			return Subject{}, fmt.Errorf("%w: subject %q", ErrUnknown, subject)
+		}
+		*fields[i] = token
+	}
+	return s, nil
+}
+
+// ValidToken reports whether s can stand as one token of a subject and one part of a bucket
+// key: 1 to MaxToken lower-case letters, digits, "-" and "_".
+func ValidToken(s string) bool {
+	if s == "" || len(s) > MaxToken {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// Inbox returns the prefix of the reply subjects that a service of the jurisdiction uses, so
+// that leaf links can keep replies inside it too.
+func Inbox(jurisdiction string) string { return "_INBOX_" + jurisdiction }
+
+// Copies returns the prefix, without wildcard, of the subjects that deliver copies of the
+// jurisdiction's sessions.
+func Copies(jurisdiction string) string { return "berth.copies." + jurisdiction }
+
+// LeafDenials returns the subjects that a region's leaf link denies in both directions:
+// what stays in its region, and everything of the jurisdictions in others, of which the
+// region is not a member. View updates, revocations, released locks and the requests of
+// shared jurisdictions remain.
+func LeafDenials(others []string) []string {
+	var deny []string
+	for _, k := range []Kind{KindHeartbeat, KindLoad, KindServer, KindRegion, KindDecision, KindSession, KindReport} {
+		deny = append(deny, Prefix+string(k)+".>")
+	}
+	for _, j := range others {
+		deny = append(deny,
+			Prefix+string(KindRPC)+".*."+j+".>",
+			Copies(j)+".>",
+			Inbox(j)+".>")
+	}
+	return deny
+}

@@ -1,0 +1,108 @@
+package events
+
+import "time"
+
+// Server is one server as the registry of its region sees it: an element of a view update
+// and the value of its key in berth_servers.
+type Server struct {
+	Server    string `json:"server"`
+	Region    string `json:"region"`
+	URL       string `json:"url"`
+	HealthURL string `json:"health_url,omitempty"`
+	AuthURL   string `json:"auth_url,omitempty"`
+	Boot      string `json:"boot"`
+	State     State  `json:"state"`
+	// Reason says why it is in that state, Since when that began.
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+	// SeenAt is when its last heartbeat arrived, by the registry's clock.
+	SeenAt time.Time `json:"seen_at"`
+	// IntervalMS is its own heartbeat interval in milliseconds.
+	IntervalMS  int               `json:"interval_ms"`
+	Capacity    int               `json:"capacity"`
+	Load        Load              `json:"load"`
+	Location    Location          `json:"location"`
+	Replication map[string]string `json:"replication,omitempty"`
+	// Seq is the view update of its region that brought this value.
+	Seq uint64 `json:"seq"`
+}
+
+// Key returns the server's key in berth_servers: <region>.<server>.
+func (s *Server) Key() string { return s.Region + "." + s.Server }
+
+// Health returns the URL that probes ask.
+func (s *Server) Health() string {
+	if s.HealthURL != "" {
+		return s.HealthURL
+	}
+	return s.URL + "/healthz"
+}
+
+// Auth returns the base URL of the token paths that the server passes on.
+func (s *Server) Auth() string {
+	if s.AuthURL != "" {
+		return s.AuthURL
+	}
+	return s.URL
+}
+
+func (s *Server) check() error {
+	if err := checkTokens([2]string{"server", s.Server}, [2]string{"region", s.Region}); err != nil {
+		return err
+	}
+	if !s.State.Valid() {
+		return malformed("server %s: state %q", s.Server, s.State)
+	}
+	if err := s.Load.check(); err != nil {
+		return err
+	}
+	if err := s.Location.check(); err != nil {
+		return err
+	}
+	return checkURLs(s.URL, s.HealthURL, s.AuthURL)
+}
+
+// ViewUpdate tells the other regions what changed in one: each second the servers that
+// changed, a change of state at once, every 30 s all of them in parts.
+type ViewUpdate struct {
+	Version int    `json:"version"`
+	Region  string `json:"region"`
+	// Seq counts the region's updates from 1; the parts of a full one share it.
+	Seq uint64    `json:"seq"`
+	At  time.Time `json:"at"`
+	// Full says that Servers, over all parts, is every server that the region knows: others
+	// are gone.
+	Full bool `json:"full,omitempty"`
+	// Part is this part's number, 1 to Of. Both are 1 for an update in one piece.
+	Part int `json:"part"`
+	Of   int `json:"of"`
+	// Servers are the servers that changed, or all.
+	Servers []Server `json:"servers"`
+	// Sees maps each other region to the age in milliseconds of what this one last heard
+	// of it.
+	Sees map[string]int64 `json:"sees,omitempty"`
+}
+
+// Subject returns view.<region>.
+func (u *ViewUpdate) Subject() Subject { return Subject{Kind: KindView, Region: u.Region} }
+
+func (u *ViewUpdate) check() error {
+	if err := checkHeader(u.Version, u.At); err != nil {
+		return err
+	}
+	if err := checkTokens([2]string{"region", u.Region}); err != nil {
+		return err
+	}
+	if u.Seq == 0 || u.Part < 1 || u.Part > u.Of {
+		return malformed("view update %d, part %d of %d", u.Seq, u.Part, u.Of)
+	}
+	for i := range u.Servers {
+		if err := u.Servers[i].check(); err != nil {
+			return err
+		}
+		if u.Servers[i].Region != u.Region {
+			return malformed("server %s of region %s in an update of %s", u.Servers[i].Server, u.Servers[i].Region, u.Region)
+		}
+	}
+	return nil
+}

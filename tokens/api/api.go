@@ -1,0 +1,140 @@
+// Package api promises the contract between clients and token services: the requests and
+// replies of /v1 and /oauth, the claims of the tokens, their verification, and the codes of
+// every error.
+//
+// It imports nothing of berth, so that clients link no server code.
+package api
+
+import "time"
+
+// NoticeServerChanged is what a user is told when the session moved to another server.
+const NoticeServerChanged = "Your primary server has changed. Any missing data will be synced within 5 minutes."
+
+// Codes of Notice.
+const (
+	NoticeCodeServerChanged      = "server_changed"
+	NoticeCodeTemporaryRegion    = "temporary_region"
+	NoticeCodeHomeRegionRestored = "home_region_restored"
+)
+
+// SyncedWithin is the bound that NoticeServerChanged names.
+const SyncedWithin = 5 * time.Minute
+
+// LoginRequest asks for a new session, by a name of the users file or an upstream ID token.
+type LoginRequest struct {
+	Username string `json:"username,omitempty" maxLength:"256" doc:"name in the users file"`
+	Password string `json:"password,omitempty" maxLength:"1024" doc:"password of that user"`
+	IDToken  string `json:"idToken,omitempty" maxLength:"16384" doc:"OIDC ID token of the upstream issuer, instead of username and password"`
+	Org      string `json:"org,omitempty" maxLength:"64" pattern:"^[a-z0-9_-]*$" doc:"organization the session belongs to"`
+}
+
+// StartRequest asks for a session of a user that the application has authenticated.
+type StartRequest struct {
+	Subject  string         `json:"subject" doc:"the user, claim sub"`
+	Org      string         `json:"org,omitempty" doc:"organization, claim org"`
+	Scope    string         `json:"scope,omitempty" doc:"space-separated scopes, claim scope"`
+	Claims   map[string]any `json:"claims,omitempty" doc:"the application's own claims; none of berth's names"`
+	ClientID string         `json:"clientId,omitempty" doc:"OAuth client, claim client_id"`
+}
+
+// RefreshRequest redeems a refresh token. Only the token is required.
+type RefreshRequest struct {
+	RefreshToken string `json:"refreshToken" minLength:"1" maxLength:"16384" doc:"the session's current refresh token"`
+	// ClosestServerID is what closestToMe answered; absent or unknown it is ignored.
+	ClosestServerID string `json:"closestServerId,omitempty" maxLength:"64" doc:"the server that closestToMe named"`
+	// CriticalTaskInProgress blocks a move while the server lives, within a bound.
+	CriticalTaskInProgress bool `json:"criticalTaskInProgress,omitempty" doc:"true while a critical task is in progress: the session stays"`
+	// RTTMs maps servers to round-trip times in milliseconds that the client measured.
+	RTTMs map[string]float64 `json:"rttMs,omitempty" maxProperties:"64" doc:"measured round-trip times in milliseconds by server id"`
+	// FailedServerID names the server that the client could not reach.
+	FailedServerID string `json:"failedServerId,omitempty" maxLength:"64" doc:"the server that the client failed to reach"`
+	// Bookmark is the position that the session's reads must have reached.
+	Bookmark string `json:"bookmark,omitempty" maxLength:"1024" doc:"the position that the session's reads must have reached"`
+}
+
+// LogoutRequest ends a session.
+type LogoutRequest struct {
+	RefreshToken string `json:"refreshToken" minLength:"1" maxLength:"16384" doc:"a refresh token of the session"`
+}
+
+// Server is where a session is locked.
+type Server struct {
+	ID     string `json:"id" doc:"server id"`
+	Region string `json:"region" doc:"region of the server"`
+	URL    string `json:"url" doc:"base URL of the server"`
+}
+
+// Fallback is another way in, for when the locked server does not answer.
+type Fallback struct {
+	Region string `json:"region" doc:"region of the way in"`
+	URL    string `json:"url" doc:"base URL of the token paths there"`
+}
+
+// Notice tells the user of a change, in words that calm.
+type Notice struct {
+	Code                string `json:"code" doc:"server_changed, temporary_region or home_region_restored"`
+	Message             string `json:"message" doc:"text for the user"`
+	SyncedWithinSeconds int    `json:"syncedWithinSeconds" doc:"bound of the message in seconds"`
+}
+
+// TokensReply answers login, start and refresh. An unrotated one has no refresh token.
+type TokensReply struct {
+	AccessToken      string     `json:"accessToken" doc:"JWT, RFC 9068"`
+	TokenType        string     `json:"tokenType" doc:"always Bearer"`
+	ExpiresIn        int        `json:"expiresIn" doc:"life of the access token in seconds"`
+	RefreshToken     string     `json:"refreshToken,omitempty" doc:"redeem once"`
+	RefreshExpiresIn int        `json:"refreshExpiresIn,omitempty" doc:"life of the refresh token in seconds"`
+	SessionID        string     `json:"sessionId" doc:"the session"`
+	Server           Server     `json:"server" doc:"the lock: send every request here"`
+	AuthURL          string     `json:"authUrl" doc:"base URL of the token paths on the locked server"`
+	Fallbacks        []Fallback `json:"fallbacks" doc:"other ways in, best first"`
+	ServerChanged    bool       `json:"serverChanged" doc:"the session moved"`
+	Decision         string     `json:"decision" enum:"stay,move" doc:"what was decided"`
+	Reason           string     `json:"reason" doc:"why"`
+	Rotated          bool       `json:"rotated" doc:"false: keep the refresh token you have"`
+	Notice           *Notice    `json:"notice,omitempty" doc:"what to tell the user"`
+}
+
+// Candidate is a server to measure the distance to.
+type Candidate struct {
+	ServerID string `json:"serverId"`
+	Region   string `json:"region"`
+	URL      string `json:"url"`
+	ProbeURL string `json:"probeUrl" doc:"a cheap GET to measure the round-trip time with"`
+}
+
+// ClosestReply names the server that is closest to the client.
+type ClosestReply struct {
+	ClosestServerID string      `json:"closestServerId"`
+	Region          string      `json:"region"`
+	URL             string      `json:"url"`
+	Candidates      []Candidate `json:"candidates" doc:"up to three, one a region, nearest first"`
+	// Basis is what the answer rests on: location, geoip or region.
+	Basis string `json:"basis" enum:"location,geoip,region"`
+}
+
+// ServersReply lists the active servers of the service's own region.
+type ServersReply struct {
+	Region  string   `json:"region"`
+	Servers []Server `json:"servers"`
+}
+
+// Problem is an error as RFC 9457 application/problem+json.
+type Problem struct {
+	Type   string `json:"type,omitempty"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	// Code is one of the Code… constants of this package.
+	Code string `json:"code"`
+	// Server is the right server, with locked_elsewhere.
+	Server *Server `json:"server,omitempty"`
+	// Errors names the faulty fields, with invalid_request.
+	Errors []FieldError `json:"errors,omitempty"`
+}
+
+// FieldError says what is wrong with one field of a request.
+type FieldError struct {
+	Location string `json:"location"`
+	Message  string `json:"message"`
+}
