@@ -43,6 +43,7 @@ wrong      residency/plant*.go               ./jetstream
 wrong      sessions/plant*.go                ./registry
 wrong      sessions/plant*.go                ./tokens
 wrong      sessions/plant*.go                $nats
+wrong      sessions/plant*.go                net
 wrong      sessions/plant*.go                os
 wrong      console/plant*.go                 ./tokens
 wrong      console/plant*.go                 ./jetstream
