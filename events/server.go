@@ -53,12 +53,6 @@ type Load struct {
 	Utilisation float64 `json:"utilisation"`
 }
 
-// Location is a place on the globe in degrees: latitude −90 to 90, longitude −180 to 180.
-type Location struct {
-	Lat float64 `json:"lat"`
-	Lon float64 `json:"lon"`
-}
-
 // Heartbeat is what a regional server, or each member of a cell, says about itself every
 // second, give or take a tenth.
 type Heartbeat struct {
@@ -145,13 +139,6 @@ func (l Load) check() error {
 		if f.value < 0 || math.IsNaN(f.value) || math.IsInf(f.value, 0) {
 			return malformed("load %s %v: want a number of at least 0", f.name, f.value)
 		}
-	}
-	return nil
-}
-
-func (p Location) check() error {
-	if !(p.Lat >= -90 && p.Lat <= 90) || !(p.Lon >= -180 && p.Lon <= 180) {
-		return malformed("location %v, %v: want latitude -90 to 90 and longitude -180 to 180", p.Lat, p.Lon)
 	}
 	return nil
 }

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+)
+
+// eventsCmd prints events as they happen.
+type eventsCmd struct {
+	natsFlags
+	Kind   []string `placeholder:"KIND" help:"Only these kinds: heartbeat, load, server, region, view, decision, session, lock, revoked, report (default: all but heartbeat, load and view)."`
+	Region string   `placeholder:"NAME" help:"Only events of this region."`
+	Count  int      `placeholder:"N" help:"End after so many events (default: never)."`
+	JSON   bool     `name:"json" help:"Print each event as one line of JSON: subject and event."`
+}
+
+// quietKinds are printed unless others are asked for: the rest is too many to read.
+func quietKinds() []string {
+	return []string{"server", "region", "decision", "session", "lock", "revoked", "report"}
+}
+
+// Run prints until Ctrl-C, or until Count events were printed.
+func (c *eventsCmd) Run(p *program) error {
+	subjects, err := c.subjects()
+	if err != nil {
+		return err
+	}
+	cfg, err := c.config(p, "events", "")
+	if err != nil {
+		return err
+	}
+	conn, err := jetstream.Dial(p.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer closeConn(p, conn)
+	messages := make(chan *nats.Msg, 4096)
+	for _, subject := range subjects {
+		if _, err := conn.NATS().ChanSubscribe(subject, messages); err != nil {
+			return fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+	}
+	if err := conn.Flush(p.ctx); err != nil {
+		return err
+	}
+	return c.print(p, messages)
+}
+
+// subjects returns what to subscribe to.
+func (c *eventsCmd) subjects() ([]string, error) {
+	kinds := c.Kind
+	if len(kinds) == 0 {
+		kinds = quietKinds()
+	}
+	if c.Region != "" && !events.ValidToken(c.Region) {
+		return nil, fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", c.Region, events.MaxToken)
+	}
+	var list []string
+	for _, kind := range kinds {
+		filter := events.Subject{Kind: events.Kind(kind), Region: c.Region}.Filter()
+		if kind == string(events.KindRPC) || filter == events.Prefix+kind {
+			return nil, fmt.Errorf("unknown kind %q; known are heartbeat, load, view, server, region, decision, session, lock, revoked, report", kind)
+		}
+		list = append(list, filter)
+	}
+	return list, nil
+}
+
+// print writes each message as a line. What does not parse is counted, said at the end, and
+// skipped.
+func (c *eventsCmd) print(p *program, messages <-chan *nats.Msg) error {
+	skipped := 0
+	defer func() {
+		if skipped > 0 {
+			fmt.Fprintf(p.stderr, "berth: skipped %d messages that are no events of this version\n", skipped)
+		}
+	}()
+	for printed := 0; c.Count == 0 || printed < c.Count; {
+		select {
+		case <-p.ctx.Done():
+			return nil
+		case m := <-messages:
+			if _, err := events.Decode(m.Subject, m.Data); err != nil {
+				skipped++
+				continue
+			}
+			if err := c.line(p, m); err != nil {
+				return err
+			}
+			printed++
+		}
+	}
+	return nil
+}
+
+func (c *eventsCmd) line(p *program, m *nats.Msg) error {
+	if !c.JSON {
+		_, err := fmt.Fprintf(p.stdout, "%s %s\n", m.Subject, m.Data)
+		return err
+	}
+	data, err := json.Marshal(struct {
+		Subject string          `json:"subject"`
+		Event   json.RawMessage `json:"event"`
+	}{m.Subject, m.Data})
+	if err != nil {
+		return fmt.Errorf("encode event of %s: %w", m.Subject, err)
+	}
+	_, err = fmt.Fprintf(p.stdout, "%s\n", data)
+	return err
+}

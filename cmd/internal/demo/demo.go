@@ -1,0 +1,87 @@
+package demo
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthhq/berth/cmd/internal/service"
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/sdk/server"
+)
+
+// Config says which demo server to run.
+type Config struct {
+	// NATS is the region's; its Region is the server's.
+	NATS jetstream.Config
+	// Server is the server's id.
+	Server string
+	// Listen is host:port; URL is how clients reach it. URL empty: http://Listen.
+	Listen, URL string
+	// PathPrefix is where the token paths stand. Empty: "/".
+	PathPrefix string
+	Location   events.Location
+	// Capacity is how many sessions the server says it can hold. 0: 1000.
+	Capacity int
+	// Issuer is the claim iss of the access tokens.
+	Issuer string
+	// Ready is called with the server's URL once it serves. nil: nobody is told.
+	Ready func(url string)
+	Log   *slog.Logger
+}
+
+// Times of the end: new requests are refused at once by the drain of HTTP, so a draining
+// server that clients may still reach is the operator's choice (berth drain), not this one.
+const closeTimeout = time.Second
+
+// Run serves until ctx ends; then it says goodbye and finishes what is in flight.
+func Run(ctx context.Context, c Config) (err error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", c.Listen, err)
+	}
+	defer func() { _ = listener.Close() }() // closed already where it was served
+	c.URL = cmp.Or(c.URL, service.URL(listener))
+	c.NATS.Role, c.NATS.Server = "server", c.Server
+	conn, err := jetstream.Dial(ctx, c.NATS)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, conn.Close(stop))
+	}()
+	orders, err := openOrders(ctx, conn.JetStream())
+	if err != nil {
+		return err
+	}
+	agent, err := server.New(server.Config{
+		Server: c.Server, Region: c.NATS.Region, URL: c.URL, Location: c.Location,
+		Capacity: cmp.Or(c.Capacity, 1000), Issuer: c.Issuer,
+		Bus: conn.Bus(), Recent: conn.Recent(), Caller: conn.Caller(), Watcher: conn.Watcher(), Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	shop := &shop{server: c.Server, region: c.NATS.Region, orders: orders, log: c.Log}
+	mux := http.NewServeMux()
+	mux.Handle("/api/", agent.Lock(shop.routes()))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.Handle("/", agent.TokenPaths(cmp.Or(c.PathPrefix, "/")))
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return agent.Run(ctx) })
+	g.Go(func() error { return service.ServeHTTP(ctx, listener, mux) })
+	if c.Ready != nil {
+		c.Ready(c.URL)
+	}
+	return g.Wait()
+}

@@ -1,0 +1,204 @@
+package dev
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/berthhq/berth/cmd/internal/service"
+	"github.com/berthhq/berth/tokens"
+)
+
+// User is a user of the fleet. Its password is for dev only.
+type User struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// users are the users of every dev fleet: anybody who reaches loopback may use them.
+func users() []User {
+	return []User{{"ada", "ada-dev"}, {"grace", "grace-dev"}}
+}
+
+// Ready is the ready file: what a script needs to use the fleet.
+type Ready struct {
+	GlobalURL string        `json:"globalUrl"`
+	Regions   []ReadyRegion `json:"regions"`
+	Users     []User        `json:"users"`
+}
+
+// ReadyRegion is one region of the ready file.
+type ReadyRegion struct {
+	Region    string        `json:"region"`
+	NATSURL   string        `json:"natsUrl"`
+	TokensURL string        `json:"tokensUrl"`
+	Servers   []ReadyServer `json:"servers"`
+}
+
+// ReadyServer is one demo server of the ready file.
+type ReadyServer struct {
+	ID  string `json:"id"`
+	URL string `json:"url"`
+	PID int    `json:"pid"`
+}
+
+// writeUsers writes the users file and returns its path.
+func writeUsers(dir string) (string, error) {
+	var list []tokens.User
+	for _, u := range users() {
+		hash, err := tokens.HashPassword(u.Password)
+		if err != nil {
+			return "", err
+		}
+		list = append(list, tokens.User{Username: u.Username, PasswordHash: hash, Scope: "orders"})
+	}
+	data, err := yaml.Marshal(map[string]any{"users": list})
+	if err != nil {
+		return "", fmt.Errorf("encode users: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make directory: %w", err)
+	}
+	path := filepath.Join(dir, "users.yaml")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return "", fmt.Errorf("write users: %w", err)
+	}
+	return path, nil
+}
+
+// ready returns the fleet as it is now.
+func (f *fleet) ready() Ready {
+	r := Ready{GlobalURL: service.URL(f.front), Users: users()}
+	for _, region := range f.regions {
+		rr := ReadyRegion{Region: region.name, NATSURL: region.nats.ClientURL(), TokensURL: region.tokens}
+		for _, s := range region.servers {
+			url, pid := s.state()
+			rr.Servers = append(rr.Servers, ReadyServer{ID: s.id, URL: url, PID: pid})
+		}
+		r.Regions = append(r.Regions, rr)
+	}
+	return r
+}
+
+// writeReadyFile replaces the ready file at once, so that no reader sees half of it.
+func (f *fleet) writeReadyFile() error {
+	if f.cfg.ReadyFile == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(f.ready(), "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode ready file: %w", err)
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(f.cfg.ReadyFile), ".ready-*")
+	if err != nil {
+		return fmt.Errorf("write ready file: %w", err)
+	}
+	_, err = tmp.Write(append(data, '\n'))
+	if closeErr := tmp.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), f.cfg.ReadyFile)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+		return fmt.Errorf("write ready file: %w", err)
+	}
+	return nil
+}
+
+// viewTimeout is how long the servers may take to be known everywhere.
+const viewTimeout = 20 * time.Second
+
+// awaitView returns once every region's token service knows every server as up.
+func (f *fleet) awaitView(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, viewTimeout)
+	defer cancel()
+	want := len(f.regions) * f.cfg.Servers
+	for _, r := range f.regions {
+		for {
+			have, err := countServers(ctx, r.admin)
+			if err == nil && have >= want {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("region %s knows %d of %d servers: %w", r.name, have, want, ctx.Err())
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// countServers asks an admin listener how many servers are up.
+func countServers(ctx context.Context, admin string) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, admin+"/v1/servers", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var list service.AdminServers
+	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+		return 0, err
+	}
+	up := 0
+	for _, s := range list.Servers {
+		if s.State == "up" {
+			up++
+		}
+	}
+	return up, nil
+}
+
+// announce writes the ready file and prints the table.
+func (f *fleet) announce() error {
+	if err := f.writeReadyFile(); err != nil {
+		return err
+	}
+	return f.ready().print(f.cfg.Stdout)
+}
+
+// print writes the table of URLs and what to try.
+func (r Ready) print(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "berth dev serves %s\n\n", r.GlobalURL)
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "REGION\tWHAT\tURL\tPID")
+	for _, region := range r.Regions {
+		fmt.Fprintf(t, "%s\tnats\t%s\t\n", region.Region, region.NATSURL)
+		fmt.Fprintf(t, "\ttokens\t%s\t\n", region.TokensURL)
+		for _, s := range region.Servers {
+			fmt.Fprintf(t, "\t%s\t%s\t%d\n", s.ID, s.URL, s.PID)
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	first := r.Regions[0]
+	fmt.Fprintf(&b, `
+Try:
+  curl -s %[1]s/v1/login -H 'X-Berth-Client-Location: 53.3,-6.3' -d '{"username":"%[3]s","password":"%[4]s"}'
+  curl -s %[1]s/v1/closestToMe -H 'X-Berth-Client-Location: 1.3,103.8'
+  nats --server %[2]s sub 'berth.v1.>'
+  nats --server %[2]s kv watch berth_servers
+  berth servers --nats %[2]s
+  berth events --nats %[2]s
+The passwords are for dev only. Ctrl-C drains and stops.
+`, r.GlobalURL, first.NATSURL, r.Users[0].Username, r.Users[0].Password)
+	_, err := io.WriteString(w, b.String())
+	return err
+}

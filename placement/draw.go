@@ -1,0 +1,93 @@
+package placement
+
+import "math"
+
+// Parameters of FNV-1a (64 bits) and SplitMix64, from their authors' definitions.
+const (
+	fnvOffset  = 14695981039346656037
+	fnvPrime   = 1099511628211
+	splitGamma = 0x9e3779b97f4a7c15
+	splitMul1  = 0xbf58476d1ce4e5b9
+	splitMul2  = 0x94d049bb133111eb
+)
+
+// Draw returns the number, uniform in [0, 1), that decides for a session at a generation.
+// A decision can be made again from the two years later, so this function never changes:
+// output number generation+1 of SplitMix64 seeded with the FNV-1a hash (64 bits) of the
+// session's bytes, its upper 53 bits divided by 2^53.
+func Draw(session string, generation uint64) float64 {
+	h := uint64(fnvOffset)
+	for i := range len(session) {
+		h = (h ^ uint64(session[i])) * fnvPrime
+	}
+	h += (generation + 1) * splitGamma
+	h = (h ^ h>>30) * splitMul1
+	h = (h ^ h>>27) * splitMul2
+	h ^= h >> 31
+	return float64(h>>11) / (1 << 53)
+}
+
+// belowOne is the greatest draw.
+const belowOne = 1 - 1.0/(1<<53)
+
+// turn asks x, uniform in [0, 1), whether an event of probability p happens, and returns
+// what of x is left to draw with: uniform again, whichever way it went. So one number
+// decides both whether a session moves and where to.
+func turn(x, p float64) (happens bool, rest float64) {
+	if x < p {
+		return true, math.Min(x/p, belowOne)
+	}
+	return false, math.Min((x-p)/(1-p), belowOne)
+}
+
+// pick returns the index of the interval of the running sums cum in which the share x of
+// their total lies, -1 if the total is 0. An index whose weight is 0 is never picked.
+func pick(cum []float64, x float64) int {
+	return pickWithout(cum, -1, x)
+}
+
+// pickWithout is pick as if the weight at index skip were 0; skip -1 skips none.
+func pickWithout(cum []float64, skip int, x float64) int {
+	if len(cum) == 0 {
+		return -1
+	}
+	total, before, skipped := cum[len(cum)-1], 0.0, 0.0
+	if skip >= 0 {
+		if skip > 0 {
+			before = cum[skip-1]
+		}
+		skipped = cum[skip] - before
+	}
+	at := x * (total - skipped)
+	if skip >= 0 && at >= before {
+		at += skipped
+	}
+	low, high := 0, len(cum)
+	for low < high {
+		if mid := int(uint(low+high) >> 1); cum[mid] > at {
+			high = mid
+		} else {
+			low = mid + 1
+		}
+	}
+	// Rounding may end on the skipped index or past the last weight: step to one that counts.
+	for i := min(low, len(cum)-1); i >= 0; i-- {
+		if i != skip && weight(cum, i) > 0 {
+			return i
+		}
+	}
+	for i := low + 1; i < len(cum); i++ {
+		if i != skip && weight(cum, i) > 0 {
+			return i
+		}
+	}
+	return -1
+}
+
+// weight returns the weight at index i of the running sums.
+func weight(cum []float64, i int) float64 {
+	if i == 0 {
+		return cum[0]
+	}
+	return cum[i] - cum[i-1]
+}

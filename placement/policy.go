@@ -1,0 +1,150 @@
+package placement
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// The policies: how sessions are shared among the servers of a region.
+const (
+	// PolicyLiteral is the original rule to the letter: while the closest server is in the
+	// session's region, the server with the lowest load; otherwise that very server. It has
+	// no band and no cooldown, and does not look at measured times or places.
+	PolicyLiteral = "literal"
+	// PolicyLowestLoad moves to the lowest reported load, if that is 10 points lower.
+	PolicyLowestLoad = "lowest-load"
+	// PolicySpread lets a server give away what it has above the region's mean, a share at a
+	// time, to servers drawn by what they lack of it.
+	PolicySpread = "spread"
+)
+
+// Role says when a region takes sessions.
+type Role string
+
+// The roles of a region.
+const (
+	// RoleActive takes sessions. The empty role is active.
+	RoleActive Role = "active"
+	// RoleStandby takes sessions only while no active region that a session may use has a
+	// usable server.
+	RoleStandby Role = "standby"
+)
+
+// Policy is what an operator decides about placement. The zero Policy is valid.
+type Policy struct {
+	// Name is one of the policies; empty: PolicySpread.
+	Name string
+	// CriticalBound is how long a client may claim a critical task without a break; 0: 30 min.
+	CriticalBound time.Duration
+	// Cooldown is the time after a move during which a session does not follow its client to
+	// a closer region; 0: 10 min.
+	Cooldown time.Duration
+	// DrainDeadline is how long a draining server waits for its sessions to reach a safe
+	// point before they move regardless; 0: 10 min.
+	DrainDeadline time.Duration
+	// RefreshInterval is the time expected between two refreshes of a session, by which a
+	// drain is paced; 0: 2 min.
+	RefreshInterval time.Duration
+	// MaxRTTMs is the round-trip time in milliseconds beyond which no session is placed in
+	// another region. It bounds what the client measured or what its location implies; a
+	// region of which neither is known is within it. 0: no bound.
+	MaxRTTMs float64
+	// Roles maps regions to their roles; a region that is not in it is active.
+	Roles map[string]Role
+}
+
+// The values that a zero field stands for.
+const (
+	defaultCriticalBound   = 30 * time.Minute
+	defaultCooldown        = 10 * time.Minute
+	defaultDrainDeadline   = 10 * time.Minute
+	defaultRefreshInterval = 2 * time.Minute
+)
+
+// Validate returns the first fault of the policy.
+func (p Policy) Validate() error {
+	switch p.Name {
+	case "", PolicyLiteral, PolicyLowestLoad, PolicySpread:
+	default:
+		return fmt.Errorf("policy %q: want %s, %s or %s", p.Name, PolicyLiteral, PolicyLowestLoad, PolicySpread)
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"critical bound", p.CriticalBound}, {"cooldown", p.Cooldown},
+		{"drain deadline", p.DrainDeadline}, {"refresh interval", p.RefreshInterval},
+	} {
+		if d.value < 0 {
+			return fmt.Errorf("%s %s: want 0 (the default) or more", d.name, d.value)
+		}
+	}
+	if !(p.MaxRTTMs >= 0) || math.IsInf(p.MaxRTTMs, 0) {
+		return fmt.Errorf("max RTT %v ms: want 0 (no bound) or more", p.MaxRTTMs)
+	}
+	for region, role := range p.Roles {
+		switch role {
+		case "", RoleActive, RoleStandby:
+		default:
+			return fmt.Errorf("role %q of region %s: want %s or %s", role, region, RoleActive, RoleStandby)
+		}
+	}
+	return nil
+}
+
+// name returns the policy that is in force. A name that Validate refuses is the default's.
+func (p *Policy) name() string {
+	switch p.Name {
+	case PolicyLiteral:
+		return PolicyLiteral
+	case PolicyLowestLoad:
+		return PolicyLowestLoad
+	default:
+		return PolicySpread
+	}
+}
+
+func (p *Policy) standby(region string) bool {
+	return len(p.Roles) > 0 && p.Roles[region] == RoleStandby
+}
+
+// orDefault returns d, or the default where d is not set.
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}
+
+// criticalOver reports whether the bound of a critical task has passed.
+func (p *Policy) criticalOver(since, now time.Time) bool {
+	return !since.IsZero() && now.Sub(since) > orDefault(p.CriticalBound, defaultCriticalBound)
+}
+
+// cooling reports whether a move is too recent for another to a closer region.
+func (p *Policy) cooling(movedAt, now time.Time) bool {
+	return !movedAt.IsZero() && now.Sub(movedAt) < orDefault(p.Cooldown, defaultCooldown)
+}
+
+// drainChance returns the probability that a session leaves its draining server at a
+// refresh: over the refreshes that are left until the deadline, the sessions go evenly.
+// It is 1 from the last refresh on. A drain with no known beginning keeps its first rate
+// and has no deadline.
+func (p *Policy) drainChance(since, now time.Time) float64 {
+	left := orDefault(p.DrainDeadline, defaultDrainDeadline)
+	if !since.IsZero() {
+		// A beginning in the future is another machine's clock.
+		left = min(left, since.Add(left).Sub(now))
+	}
+	step := orDefault(p.RefreshInterval, defaultRefreshInterval)
+	if left <= step {
+		return 1
+	}
+	return float64(step) / float64(left)
+}
+
+// drainOver reports whether a drain's deadline has passed.
+func (p *Policy) drainOver(since, now time.Time) bool {
+	return !since.IsZero() && !now.Before(since.Add(orDefault(p.DrainDeadline, defaultDrainDeadline)))
+}

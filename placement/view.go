@@ -1,0 +1,293 @@
+package placement
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/berthhq/berth/events"
+)
+
+// Server is what placement knows of one server.
+type Server struct {
+	// ID names the server in the whole fleet; Region is where it stands. A server without
+	// either is left out of a View.
+	ID, Region string
+	State      events.State
+	// Capacity is how many sessions the server can hold now: a server in slow start has a
+	// part of its own. With 0 it takes no new ones.
+	Capacity float64
+	// Utilisation is its load as a fraction of what it can bear: 0 idle, 1 full.
+	Utilisation float64
+	// Location is where it stands; the zero Location is an unknown place.
+	Location events.Location
+	// DrainingSince is when its drain began; zero unless it is draining.
+	DrainingSince time.Time
+	// Replication maps each region of origin to the position that its replica has reached.
+	// No rule reads it yet.
+	Replication map[string]string
+}
+
+// usable reports whether new sessions may be placed on the server: no suspect, draining,
+// down or left server ever gets one.
+func (s *Server) usable() bool { return s.State == events.StateUp && s.Capacity > 0 }
+
+// Bounds of the numbers in a view, so that sums over it stay finite.
+const (
+	maxCapacity    = 1e9
+	maxUtilisation = 1e3
+)
+
+// Region is the part of a View that is about one region. Its slices run over its servers,
+// sorted by id; they are for reading only.
+type Region struct {
+	Name string
+	// ID, State, Capacity and Utilisation are the servers'.
+	ID          []string
+	State       []events.State
+	Capacity    []float64
+	Utilisation []float64
+	// Usable is how many servers take new sessions, Alive how many keep the ones they have.
+	Usable, Alive int
+	// Mean is the usable servers' utilisation, weighted by capacity.
+	Mean float64
+
+	since []time.Time // when each drain began
+	at    vector      // the middle of its servers, the zero vector if none says where it is
+	low   int         // the usable server with the lowest utilisation, -1 if there is none
+	// Running sums over the servers of the weights that spread draws targets by: shed for a
+	// session that an overloaded server gives away, fresh for a new or orphaned one.
+	shed, fresh []float64
+	// fallbacks are the other regions with a usable server, nearest first.
+	fallbacks []int
+}
+
+// usable reports whether the server at an index takes new sessions.
+func (r *Region) usable(i int) bool {
+	return r.State[i] == events.StateUp && r.Capacity[i] > 0
+}
+
+// View is the servers of all regions as one region sees them, laid out for Decide. It is
+// immutable: any number of goroutines may read it. The zero View has no servers.
+type View struct {
+	// Regions are the regions that have servers in any state, sorted by name.
+	Regions []Region
+
+	servers map[string]Ref
+	regions map[string]int
+}
+
+// Ref is the position of a server in one View: indices of its region and in it.
+type Ref struct{ Region, Server int }
+
+// NewView returns the view of the servers, which it does not change. Their order does not
+// matter, but sorted by region and id they cost least. Of two servers with one id the first
+// by region counts.
+func NewView(servers []Server) View {
+	if !slices.IsSortedFunc(servers, compareServers) {
+		servers = slices.Clone(servers)
+		slices.SortFunc(servers, compareServers)
+	}
+	v := View{servers: make(map[string]Ref, len(servers)), regions: map[string]int{}}
+	for len(servers) > 0 {
+		end := 1
+		for end < len(servers) && servers[end].Region == servers[0].Region {
+			end++
+		}
+		if servers[0].Region != "" {
+			v.add(servers[:end])
+		}
+		servers = servers[end:]
+	}
+	for i := range v.Regions {
+		v.regions[v.Regions[i].Name] = i
+		v.Regions[i].fallbacks = v.nearest(v.Regions[i].at, i)
+	}
+	return v
+}
+
+// compareServers orders servers by region and id and, so that the order of the input never
+// shows, by everything else that a decision reads.
+func compareServers(a, b Server) int {
+	if c := cmp.Compare(a.Region, b.Region); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.ID, b.ID); c != 0 {
+		return c
+	}
+	return cmp.Or(
+		cmp.Compare(a.State, b.State), cmp.Compare(a.Capacity, b.Capacity), cmp.Compare(a.Utilisation, b.Utilisation),
+		cmp.Compare(a.Location.Lat, b.Location.Lat), cmp.Compare(a.Location.Lon, b.Location.Lon),
+		a.DrainingSince.Compare(b.DrainingSince))
+}
+
+// add appends the region of the servers, all of one region and sorted by id.
+func (v *View) add(servers []Server) {
+	r := Region{
+		Name: servers[0].Region, ID: make([]string, 0, len(servers)), State: make([]events.State, 0, len(servers)),
+		since: make([]time.Time, 0, len(servers)),
+	}
+	numbers := make([]float64, 4*len(servers))
+	r.Capacity, numbers = numbers[:0:len(servers)], numbers[len(servers):]
+	r.Utilisation, numbers = numbers[:0:len(servers)], numbers[len(servers):]
+	var middle vector
+	for i := range servers {
+		s := &servers[i]
+		if _, twice := v.servers[s.ID]; twice || s.ID == "" {
+			continue
+		}
+		v.servers[s.ID] = Ref{Region: len(v.Regions), Server: len(r.ID)}
+		r.ID = append(r.ID, s.ID)
+		r.State = append(r.State, s.State)
+		r.Capacity = append(r.Capacity, bounded(s.Capacity, 0, maxCapacity))
+		r.Utilisation = append(r.Utilisation, bounded(s.Utilisation, 1, maxUtilisation))
+		r.since = append(r.since, s.DrainingSince)
+		if s.Location != (events.Location{}) {
+			p := point(s.Location)
+			middle = vector{middle.x + p.x, middle.y + p.y, middle.z + p.z}
+		}
+	}
+	if len(r.ID) == 0 {
+		return
+	}
+	r.at = middle.unit()
+	r.shed, r.fresh = numbers[:len(r.ID):len(servers)], numbers[len(servers):][:len(r.ID)]
+	r.sum()
+	v.Regions = append(v.Regions, r)
+}
+
+// bounded returns x within 0 and most, and unknown for what is not a number.
+func bounded(x, unknown, most float64) float64 {
+	if x != x {
+		return unknown
+	}
+	return max(0, min(most, x))
+}
+
+// newcomers is how far above the mean, as a fraction of capacity, a server may be and still
+// be drawn for a new session.
+const newcomers = 0.05
+
+// sum fills in what follows from the servers: counts, mean, lowest and running sums.
+func (r *Region) sum() {
+	r.low = -1
+	var load, capacity float64
+	for i, state := range r.State {
+		if state.Alive() {
+			r.Alive++
+		}
+		if !r.usable(i) {
+			continue
+		}
+		r.Usable++
+		load += r.Utilisation[i] * r.Capacity[i]
+		capacity += r.Capacity[i]
+		if r.low < 0 || r.Utilisation[i] < r.Utilisation[r.low] {
+			r.low = i
+		}
+	}
+	if capacity > 0 {
+		r.Mean = load / capacity
+	}
+	var shed, fresh float64
+	for i := range r.State {
+		if r.usable(i) {
+			shed += max(0, r.Mean-r.Utilisation[i]) * r.Capacity[i]
+			fresh += max(0, r.Mean+newcomers-r.Utilisation[i]) * r.Capacity[i]
+		}
+		r.shed[i], r.fresh[i] = shed, fresh
+	}
+}
+
+// lowest returns the usable server with the lowest utilisation, the first by id of several,
+// as if the one at index skip were not usable; -1 if there is none.
+func (r *Region) lowest(skip int) int {
+	if r.low != skip {
+		return r.low
+	}
+	low := -1
+	for i, u := range r.Utilisation {
+		if i != skip && r.usable(i) && (low < 0 || u < r.Utilisation[low]) {
+			low = i
+		}
+	}
+	return low
+}
+
+// drawn returns a server for a new session, drawn by what each usable server lacks of 5
+// points above the mean, as if the one at index skip were not usable. Where all are beyond
+// that it is the lowest; -1 if none is usable.
+func (r *Region) drawn(skip int, x float64) int {
+	if i := pickWithout(r.fresh, skip, x); i >= 0 {
+		return i
+	}
+	return r.lowest(skip)
+}
+
+// Find returns the position of a server in any state.
+func (v *View) Find(serverID string) (Ref, bool) {
+	ref, ok := v.servers[serverID]
+	return ref, ok
+}
+
+// Region returns the index of a region in Regions.
+func (v *View) Region(name string) (int, bool) {
+	i, ok := v.regions[name]
+	return i, ok
+}
+
+// ServerID returns the id of the server at a position of this view.
+func (v *View) ServerID(at Ref) string { return v.Regions[at.Region].ID[at.Server] }
+
+// RegionName returns the name of the region at a position of this view.
+func (v *View) RegionName(at Ref) string { return v.Regions[at.Region].Name }
+
+// State returns the state of the server at a position of this view.
+func (v *View) State(at Ref) events.State { return v.Regions[at.Region].State[at.Server] }
+
+// Pick draws a usable server of the region at an index for somebody who is not there yet:
+// the way that new sessions are spread. x is uniform in [0, 1). It fails if none is usable.
+func (v *View) Pick(region int, x float64) (Ref, bool) {
+	if i := v.Regions[region].drawn(-1, x); i >= 0 {
+		return Ref{Region: region, Server: i}, true
+	}
+	return Ref{}, false
+}
+
+// Closest returns at most n regions with a usable server, nearest to the place first; those
+// whose place is unknown come last.
+func (v *View) Closest(p events.Location, n int) []int {
+	list := v.nearest(point(p), -1)
+	return list[:max(0, min(n, len(list)))]
+}
+
+// Fallbacks returns the other regions with a usable server, nearest to the named one first:
+// the order in which they stand in for it. From an unknown region, the order is by name. The
+// list is the view's own: for reading only.
+func (v *View) Fallbacks(region string) []int {
+	if i, ok := v.regions[region]; ok {
+		return v.Regions[i].fallbacks
+	}
+	return v.nearest(vector{}, -1)
+}
+
+// nearest returns the regions with a usable server but the one at index skip, by distance
+// from a place and then by name.
+func (v *View) nearest(from vector, skip int) []int {
+	list := make([]int, 0, len(v.Regions))
+	for i := range v.Regions {
+		if i != skip && v.Regions[i].Usable > 0 {
+			list = append(list, i)
+		}
+	}
+	// By falling cosine of the angle between them; 2 is beyond any.
+	distance := func(i int) float64 {
+		at := v.Regions[i].at
+		if from.known() && !at.known() {
+			return 2
+		}
+		return -from.dot(at)
+	}
+	slices.SortFunc(list, func(a, b int) int { return cmp.Or(cmp.Compare(distance(a), distance(b)), a-b) })
+	return list
+}

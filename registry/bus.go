@@ -1,0 +1,55 @@
+package registry
+
+import (
+	"context"
+	"time"
+)
+
+// Bus carries messages between services. Subscribe calls fn for each message, one at a time
+// and in order, until stop; fn must not block. Messages may be lost while the connection is
+// away or when fn lags; OnGap tells of it. Publish returns once NATS has the message: stored
+// in the own domain where one of the region's streams binds its subject. Neither retries.
+// All are safe for concurrent use.
+type Bus interface {
+	Publish(ctx context.Context, subject string, data []byte) error
+	Subscribe(ctx context.Context, subject string, fn func(subject string, data []byte)) (stop func(), err error)
+	// OnGap calls fn whenever messages of the subscriptions may have been missed and they
+	// flow again: after a reconnect, or after some were dropped. fn must not block.
+	OnGap(fn func()) (stop func())
+}
+
+// Heartbeats reads what the region's heartbeat stream has kept. CatchUp calls fn with the
+// last heartbeat of each member, through a named consumer that operators can list, and
+// returns nil after the last that was there when it was called; an error means that some may
+// be missing. fn is called by one goroutine at a time.
+type Heartbeats interface {
+	CatchUp(ctx context.Context, fn func(subject string, data []byte)) error
+}
+
+// Store is the bucket berth_servers of the own region.
+//
+// Load returns every key. Put writes a value if the key's revision is still the one given (0:
+// the key does not exist) and returns the new one; it fails with ErrFenced, wrapped, if
+// somebody else has written. An empty value removes the key. Any other error leaves open
+// whether it was written.
+type Store interface {
+	Load(ctx context.Context) ([]Entry, error)
+	Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+}
+
+// Entry is a key of a bucket as of a revision.
+type Entry struct {
+	Key      string
+	Value    []byte
+	Revision uint64
+	// Deleted says that the key is gone: there is no Value.
+	Deleted bool
+}
+
+// Watcher follows a bucket. Watch calls apply with every key at first (complete: what is not
+// among the entries does not exist), then with each change, one call at a time, and whatever
+// happens to the connection the last call leaves apply knowing what the bucket holds. proof
+// tells apply's owner when all was last known to be current. Watch returns with ctx.
+type Watcher interface {
+	Watch(ctx context.Context, bucket string, apply func(entries []Entry, complete bool), proof func(at time.Time)) error
+}

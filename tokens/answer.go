@@ -1,0 +1,137 @@
+package tokens
+
+import (
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/placement"
+	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// maxFallbacks is how many other ways in a token carries.
+const maxFallbacks = 3
+
+// answer turns a decision into what the client will be told. It fails with *api.Error if
+// the view has lost the server meanwhile.
+func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.Decision, now time.Time) (sessions.Answer, error) {
+	server, ok := view.Server(d.Server)
+	if !ok {
+		return sessions.Answer{}, noServer()
+	}
+	issued := now.UTC().Truncate(time.Second)
+	a := sessions.Answer{
+		Decision: string(d.Verdict), Reason: string(d.Reason),
+		Server: server.Server, Region: server.Region, URL: server.URL, AuthURL: server.Auth(),
+		Fallbacks: s.fallbacks(view, server, rec.Session), KID: s.keyring.Load().Signing(),
+		IssuedAt:   issued,
+		AccessExp:  earlier(issued.Add(s.cfg.AccessTTL), rec.ExpiresAt),
+		RefreshExp: earlier(issued.Add(s.cfg.RefreshTTL), rec.ExpiresAt),
+	}
+	if rec.Server != "" && rec.Server != d.Server {
+		a.From = rec.Answer.Home()
+	}
+	return a, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// fallbacks returns ways in through other regions, nearest to the server first, each
+// through one of the region's servers, spread over the sessions.
+func (s *Service) fallbacks(view *registry.View, server events.Server, session string) []sessions.Fallback {
+	list := []sessions.Fallback{}
+	for _, r := range view.Fallbacks(server.Region) {
+		ref, ok := view.Pick(r, placement.Draw(session, 0))
+		if !ok {
+			continue
+		}
+		if way, ok := view.Server(view.ServerID(ref)); ok {
+			list = append(list, sessions.Fallback{Region: way.Region, URL: way.Auth()})
+		}
+		if len(list) == maxFallbacks {
+			break
+		}
+	}
+	return list
+}
+
+// reply signs the access token and tells the client of the record's answer.
+func (s *Service) reply(rec *sessions.Record, refresh string, now time.Time) (api.TokensReply, error) {
+	access, err := s.mint.access(rec, s.keyring.Load())
+	if err != nil {
+		return api.TokensReply{}, unavailable("the tokens could not be signed", err)
+	}
+	a := &rec.Answer
+	r := api.TokensReply{
+		AccessToken: access, TokenType: "Bearer", ExpiresIn: secondsUntil(a.AccessExp, now),
+		RefreshToken: refresh, RefreshExpiresIn: secondsUntil(a.RefreshExp, now),
+		SessionID: rec.Session, Server: api.Server{ID: a.Server, Region: a.Region, URL: a.URL},
+		AuthURL: a.AuthURL, Fallbacks: make([]api.Fallback, len(a.Fallbacks)),
+		ServerChanged: a.From.Server != "", Decision: a.Decision, Reason: a.Reason, Rotated: true,
+	}
+	for i, f := range a.Fallbacks {
+		r.Fallbacks[i] = api.Fallback(f)
+	}
+	if r.ServerChanged {
+		r.Notice = &api.Notice{
+			Code: api.NoticeCodeServerChanged, Message: api.NoticeServerChanged,
+			SyncedWithinSeconds: int(api.SyncedWithin.Seconds()),
+		}
+	}
+	return r, nil
+}
+
+// secondsUntil returns the whole seconds from now to t, at least 0.
+func secondsUntil(t, now time.Time) int { return max(0, int(t.Sub(now).Round(time.Second).Seconds())) }
+
+// release tells the server that a session left to refuse its older locks.
+func release(rec *sessions.Record, now time.Time) *events.LockReleased {
+	from := rec.Answer.From
+	return &events.LockReleased{
+		Version: events.Version, Region: from.Region, Server: from.Server, At: now.UTC(),
+		Session: rec.Session, Epoch: rec.Epoch, To: rec.Answer.Home(),
+	}
+}
+
+func (s *Service) sessionEvent(rec *sessions.Record, kind, reason string, now time.Time) *events.Session {
+	return &events.Session{
+		Version: events.Version, Region: s.cfg.Region, At: now.UTC(), Session: rec.Session, Kind: kind,
+		Epoch: rec.Epoch, Generation: rec.Gen, Server: rec.Server, Reason: reason,
+		Sub: rec.Subject, Org: rec.Org, Jurisdiction: rec.Jurisdiction,
+	}
+}
+
+func (s *Service) revokedEvent(session string, now time.Time) *events.Revoked {
+	return &events.Revoked{Version: events.Version, Region: s.cfg.Region, At: now.UTC(), Sessions: []string{session}}
+}
+
+// decisionEvent records a decision with all that it was founded on.
+func (s *Service) decisionEvent(view *registry.View, p placement.Request, d placement.Decision, before events.Epoch, now time.Time) *events.Decision {
+	e := &events.Decision{
+		Version: events.Version, Region: s.cfg.Region, At: now.UTC(),
+		Session: p.Session, Generation: p.Generation, Epoch: before,
+		Verdict: string(d.Verdict), Reason: string(d.Reason), Policy: d.Policy,
+		From: p.Server, To: d.Server, View: view.Seqs(), Draw: d.Draw,
+		Facts: events.Facts{
+			Arrived: p.Arrived, ClosestServer: p.ClosestServer, Critical: p.Critical,
+			CriticalSince: instant(p.CriticalSince), MovedAt: instant(p.MovedAt),
+			Location: p.Location, Dead: p.Dead, Unreachable: p.Unreachable,
+		},
+	}
+	return e
+}
+
+// instant returns t for a field that is left out where there is none.
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}

@@ -1,0 +1,50 @@
+package tokens
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berthhq/berth/placement"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// metrics are the service's counters. No label holds an id.
+type metrics struct {
+	decisions     *prometheus.CounterVec
+	refreshes     *prometheus.CounterVec
+	refusals      *prometheus.CounterVec
+	lostEvents    prometheus.Counter
+	skippedEvents prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_decisions_total", Help: "Placements by verdict and reason.",
+		}, []string{"verdict", "reason"}),
+		refreshes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_refreshes_total", Help: "Refresh tokens judged, by verdict.",
+		}, []string{"verdict"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_refresh_refusals_total", Help: "Refreshes that ended in an error, by code.",
+		}, []string{"code"}),
+		lostEvents: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_token_events_lost_total", Help: "Events that could not be published.",
+		}),
+		skippedEvents: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_token_events_skipped_total", Help: "Messages that were malformed or unknown.",
+		}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.decisions, m.refreshes, m.refusals, m.lostEvents, m.skippedEvents)
+	}
+	return m
+}
+
+func (m *metrics) decided(d placement.Decision) {
+	m.decisions.WithLabelValues(string(d.Verdict), string(d.Reason)).Inc()
+}
+
+func (m *metrics) refreshed(v sessions.Verdict) { m.refreshes.WithLabelValues(string(v)).Inc() }
+
+func (m *metrics) refused(code api.Code) { m.refusals.WithLabelValues(string(code)).Inc() }

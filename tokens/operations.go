@@ -1,0 +1,135 @@
+package tokens
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+func (s *Service) serveLogin(ctx context.Context, c call, _ *http.Request, req api.LoginRequest) (message, error) {
+	reply, err := s.login(ctx, c, req)
+	if err != nil {
+		return message{}, err
+	}
+	return success(reply)
+}
+
+func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req api.RefreshRequest) (message, error) {
+	claims, err := s.claims(ctx, req.RefreshToken)
+	if err != nil {
+		return message{}, err
+	}
+	if claims.EpochRegion != s.cfg.Region {
+		return s.forward(ctx, c, api.MethodRefresh, claims.Jurisdiction, claims.EpochRegion, req)
+	}
+	reply, err := s.refresh(ctx, c, claims, req)
+	if err != nil {
+		return message{}, err
+	}
+	return success(reply)
+}
+
+func (s *Service) serveLogout(ctx context.Context, c call, _ *http.Request, req api.LogoutRequest) (message, error) {
+	claims, err := s.claims(ctx, req.RefreshToken)
+	if err != nil {
+		return message{}, err
+	}
+	if claims.EpochRegion != s.cfg.Region {
+		return s.forward(ctx, c, api.MethodLogout, claims.Jurisdiction, claims.EpochRegion, req)
+	}
+	if err := s.logout(ctx, claims); err != nil {
+		return message{}, err
+	}
+	return message{status: http.StatusNoContent}, nil
+}
+
+// logout ends the session of a refresh token. It returns nil only after the end is durable
+// (V8).
+func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
+	key := keyOf(claims)
+	rec, err := s.owner.Revoke(ctx, key, rebuilt(claims))
+	if err != nil {
+		return unavailable("the session could not be ended", err)
+	}
+	now := time.Now()
+	s.publish(ctx, s.revokedEvent(rec.Session, now), s.sessionEvent(&rec, events.SessionRevoked, "logout", now))
+	return nil
+}
+
+func (s *Service) serveClosest(_ context.Context, c call, _ *http.Request, _ none) (message, error) {
+	reply, err := s.closest(c)
+	if err != nil {
+		return message{}, err
+	}
+	return success(reply)
+}
+
+func (s *Service) serveServers(_ context.Context, _ call, r *http.Request, _ none) (message, error) {
+	reply, tag, err := s.servers()
+	if err != nil {
+		return message{}, err
+	}
+	if strings.Contains(r.Header.Get("If-None-Match"), tag) {
+		return message{status: http.StatusNotModified, header: http.Header{"Etag": {tag}}}, nil
+	}
+	m, err := success(reply)
+	if err == nil {
+		m.header.Set("ETag", tag)
+	}
+	return m, err
+}
+
+// claims verifies a refresh token. If its key is not known here yet, the region that the key
+// names is asked once.
+func (s *Service) claims(ctx context.Context, token string) (*api.RefreshClaims, error) {
+	if token == "" {
+		return nil, invalid(api.FieldError{Location: "body.refreshToken", Message: "is required"})
+	}
+	now := time.Now()
+	claims, err := s.verify.Refresh(token, now)
+	if errors.Is(err, api.ErrUnknownKey) && s.public.fetch(ctx, unverifiedKey(token), now) {
+		claims, err = s.verify.Refresh(token, now)
+	}
+	if err != nil {
+		return nil, asError(err)
+	}
+	return claims, checkPlace(claims)
+}
+
+// checkPlace refuses a token whose names could not stand in a subject or a key. Only a
+// faulty issuer signs such a one.
+func checkPlace(c *api.RefreshClaims) error {
+	for _, name := range []string{c.SessionID, c.Jurisdiction, c.EpochRegion} {
+		if !events.ValidToken(name) {
+			return &api.Error{Code: api.CodeInvalidToken, Detail: "the token names an impossible place"}
+		}
+	}
+	return nil
+}
+
+// unverifiedKey returns the key id that a token claims, "" if it is no token.
+func unverifiedKey(token string) string {
+	head, _, ok := strings.Cut(token, ".")
+	if !ok || len(token) > api.MaxToken {
+		return ""
+	}
+	data, err := jwt.NewParser().DecodeSegment(head)
+	if err != nil {
+		return ""
+	}
+	var h struct {
+		KID string `json:"kid"`
+	}
+	if json.Unmarshal(data, &h) != nil {
+		return ""
+	}
+	return h.KID
+}

@@ -1,0 +1,238 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/placement"
+	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// probeTimeout bounds the one probe of a server that a client says has failed.
+const probeTimeout = 500 * time.Millisecond
+
+// refresh redeems a refresh token that this region owns. Errors are of type *api.Error.
+func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims, req api.RefreshRequest) (api.TokensReply, error) {
+	view := s.cfg.View()
+	if view == nil {
+		return api.TokensReply{}, unavailable("the servers are not known yet", nil)
+	}
+	r := &redemption{s: s, call: c, req: req, view: view, now: time.Now()}
+	out, err := s.owner.Refresh(ctx, sessions.Request{
+		Key: keyOf(claims), Token: stamp(claims), Critical: req.CriticalTaskInProgress, Bookmark: req.Bookmark,
+		Deadline: c.deadline, Floor: c.floor, Rebuilt: rebuilt(claims),
+	}, r)
+	if err != nil {
+		s.metrics.refused(asError(refreshError(err)).Code)
+		return api.TokensReply{}, refreshError(err)
+	}
+	s.metrics.refreshed(out.Judgement.Verdict)
+	if err := s.verdictError(out.Judgement.Verdict); err != nil {
+		if out.Written {
+			s.endedByReuse(ctx, &out.Record)
+		}
+		return api.TokensReply{}, err
+	}
+	s.afterRefresh(ctx, r, &out)
+	refresh := r.refresh
+	if !out.Written {
+		if refresh, err = s.mint.refresh(&out.Record, s.keyring.Load()); err != nil {
+			return api.TokensReply{}, unavailable("the tokens could not be signed again", err)
+		}
+	}
+	return s.reply(&out.Record, refresh, time.Now())
+}
+
+// verdictError returns the refusal that a verdict stands for, nil if it grants tokens.
+func (s *Service) verdictError(v sessions.Verdict) error {
+	switch v {
+	case sessions.Rotate, sessions.Replay, sessions.Supersede:
+		return nil
+	case sessions.Superseded:
+		return &api.Error{Code: api.CodeRefreshSuperseded, Detail: "read the newest refresh token from storage and retry once"}
+	case sessions.Reused:
+		return &api.Error{Code: api.CodeRefreshReused}
+	case sessions.Ended:
+		return &api.Error{Code: api.CodeSessionRevoked}
+	default:
+		return unavailable("the session's region is behind", nil)
+	}
+}
+
+// refreshError returns the owner's error as the edge tells it.
+func refreshError(err error) error {
+	var e *api.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, sessions.ErrDeadline):
+		return unavailable("the request's deadline had passed; nothing was done", err)
+	case errors.Is(err, sessions.ErrFloor):
+		return unavailable("a newer lock of this session is on its way here", err)
+	default:
+		return unavailable("the session could not be read or written", err)
+	}
+}
+
+// afterRefresh tells of what the outcome made durable. A repeated move releases the old lock
+// again, in case the first release was lost with its sender.
+func (s *Service) afterRefresh(ctx context.Context, r *redemption, out *sessions.Outcome) {
+	rec := &out.Record
+	moved := rec.Answer.Decision == string(placement.VerdictMove) && rec.Answer.From.Server != ""
+	if moved {
+		s.publish(ctx, release(rec, r.now))
+	}
+	if !out.Written {
+		return
+	}
+	kind := events.SessionRefreshed
+	if moved {
+		kind = events.SessionMoved
+	}
+	s.metrics.decided(r.decision)
+	s.publish(ctx, s.decisionEvent(r.view, r.placed, r.decision, r.before.Epoch, r.now),
+		s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
+}
+
+// endedByReuse tells every region that a session was ended because an old token came back.
+func (s *Service) endedByReuse(ctx context.Context, rec *sessions.Record) {
+	now := time.Now()
+	s.log.LogAttrs(ctx, slog.LevelWarn, "session revoked: an old refresh token was used again",
+		slog.String("session", rec.Session), slog.String("server", rec.Server))
+	s.publish(ctx, s.revokedEvent(rec.Session, now), s.sessionEvent(rec, events.SessionReused, string(api.CodeRefreshReused), now))
+}
+
+// redemption decides for one refresh. It is the sessions.Decider.
+type redemption struct {
+	s    *Service
+	call call
+	req  api.RefreshRequest
+	view *registry.View
+	now  time.Time
+	// probed says that the server was probed already, gone what came of it: one probe a
+	// refresh, however often it is judged. dead is the last word on the server.
+	probed, gone, unreachable, dead bool
+	// What was decided last, for the events: the record before, the request, the verdict,
+	// and the new refresh token.
+	before   sessions.Record
+	placed   placement.Request
+	decision placement.Decision
+	refresh  string
+}
+
+var _ sessions.Decider = (*redemption)(nil)
+
+// Dead implements sessions.Decider: down or left in the view, failed by a probe that this
+// refresh asked for, or twice reported out of reach by its client.
+func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, err error) {
+	defer func() { r.dead = dead }()
+	server, known := r.view.Server(rec.Server)
+	if known && !server.State.Alive() {
+		return true, nil
+	}
+	if rec.Server == "" || r.req.FailedServerID != rec.Server {
+		return false, nil
+	}
+	if !r.probed {
+		health := rec.Answer.URL + "/healthz"
+		if known {
+			health = server.Health()
+		}
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		r.gone = r.s.cfg.Prober.Probe(ctx, health) != nil
+		r.probed = true
+	}
+	if r.gone || r.unreachable {
+		return true, nil
+	}
+	first, again := r.s.reports.add(rec.Session, rec.Server, rec.Epoch, r.now)
+	if again {
+		r.unreachable = true
+		return true, nil
+	}
+	if first {
+		r.s.publish(ctx, &events.Report{
+			Version: events.Version, Region: r.s.cfg.Region, At: r.now.UTC(),
+			Session: rec.Session, Server: rec.Server, Epoch: rec.Epoch,
+		})
+	}
+	return false, &api.Error{
+		Code: api.CodeServerUnconfirmed, RetryAfter: 1,
+		Detail: "server " + rec.Server + " answers from here; nothing was changed",
+	}
+}
+
+// Answer implements sessions.Decider.
+func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.Judgement) (sessions.Answer, error) {
+	if !rec.ExpiresAt.After(r.now) {
+		return sessions.Answer{}, &api.Error{Code: api.CodeSessionExpired}
+	}
+	r.before = rec
+	r.placed = placement.Request{
+		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
+		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),
+		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
+		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable,
+	}
+	if j.Lost {
+		r.placed.Server = ""
+	}
+	d := placement.Decide(r.placed, &r.view.View, r.s.cfg.Policy, r.now)
+	forced := j.Verdict == sessions.Supersede && j.Fresh
+	if d.Server == "" || (d.Verdict == placement.VerdictStay && (forced || r.dead)) {
+		return sessions.Answer{}, noServer()
+	}
+	r.decision = d
+	return r.s.answer(r.view, &rec, d, r.now)
+}
+
+// Sign implements sessions.Decider.
+func (r *redemption) Sign(rec *sessions.Record) (err error) {
+	r.refresh, err = r.s.signRefresh(rec)
+	return err
+}
+
+// signRefresh signs the record's refresh token and keeps its hash in the record.
+func (s *Service) signRefresh(rec *sessions.Record) (string, error) {
+	token, err := s.mint.refresh(rec, s.keyring.Load())
+	if err != nil {
+		return "", err
+	}
+	rec.Hash = hashToken(token)
+	return token, nil
+}
+
+func keyOf(c *api.RefreshClaims) sessions.Key {
+	return sessions.Key{Jurisdiction: c.Jurisdiction, Session: c.SessionID}
+}
+
+func stamp(c *api.RefreshClaims) sessions.Stamp {
+	return sessions.Stamp{Epoch: events.Epoch{Number: c.Epoch, Region: c.EpochRegion}, Gen: c.Generation}
+}
+
+// rebuilt returns what a refresh token's claims alone say of its session.
+func rebuilt(c *api.RefreshClaims) sessions.Record {
+	started := time.Unix(c.SessionStarted, 0).UTC()
+	return sessions.Record{
+		Version: sessions.RecordVersion, Session: c.SessionID, Subject: c.Subject, ClientID: c.ClientID,
+		Org: c.Org, Scope: c.Scope, Claims: c.Own, Jurisdiction: c.Jurisdiction,
+		StartedAt: started, ExpiresAt: started.Add(SessionTTL),
+		Epoch: events.Epoch{Number: c.Epoch, Region: c.EpochRegion}, Gen: c.Generation,
+	}
+}
+
+func rtts(ms map[string]float64) []placement.RTT {
+	list := make([]placement.RTT, 0, len(ms))
+	for id, v := range ms {
+		if v > 0 && v < 60_000 {
+			list = append(list, placement.RTT{ServerID: id, MS: v})
+		}
+	}
+	return list
+}

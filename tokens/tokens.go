@@ -1,0 +1,212 @@
+// Package tokens decides who gets which token: it starts sessions, redeems refresh tokens,
+// places each session on a server by placement.Decide, and tells the client where it is.
+//
+// A Service serves one region. It owns the sessions that the region created, and passes
+// requests for others on to the region that their token names. HTTP and NATS reach the same
+// handlers.
+package tokens
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/placement"
+	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// Bounds of the tokens' lives.
+const (
+	MinAccessTTL  = time.Minute
+	MaxAccessTTL  = 5 * time.Minute
+	MinRefreshTTL = 7 * 24 * time.Hour
+	MaxRefreshTTL = 30 * 24 * time.Hour
+	// SessionTTL is the absolute limit of a session's life.
+	SessionTTL = 30 * 24 * time.Hour
+)
+
+// Deadline is how long a request may take, over all hops.
+const Deadline = 10 * time.Second
+
+// Config is what a Service needs. Fields without a stated zero value are required.
+type Config struct {
+	// Region is the region that this service serves.
+	Region string
+	// Issuer is the claim iss of every token, the same in all regions: the global URL.
+	Issuer string
+	// Audience is the claim aud. Empty: the issuer.
+	Audience string
+	// AccessTTL is 1 to 5 min; 0: 2 min. RefreshTTL is 7 to 30 days; 0: 14 days.
+	AccessTTL, RefreshTTL time.Duration
+	// Keys are the region's private keys.
+	Keys *Keyring
+	// Users is the users file. nil: /v1/login knows nobody.
+	Users *Users
+	// Policy places sessions. Zero: the default policy.
+	Policy placement.Policy
+	// TrustLocation honours the header X-Berth-Client-Location, which anybody can write:
+	// for development behind a front that plays the geo-DNS.
+	TrustLocation bool
+
+	// View returns the newest view of the active servers, nil before the first.
+	View func() *registry.View
+	// Store holds the region's sessions.
+	Store sessions.Store
+	// Bus carries events, Caller requests to other regions' token services.
+	Bus    Bus
+	Caller Caller
+	// Keyshare publishes the public keys and brings those of others.
+	Keyshare KeyBucket
+	// Prober asks a server whether it is alive.
+	Prober Prober
+	// Log takes what an operator should know. nil: discarded.
+	Log *slog.Logger
+	// Metrics registers the service's metrics. nil: not registered.
+	Metrics prometheus.Registerer
+}
+
+// Bus carries events between services. Publish returns once NATS has the event (stored,
+// where a stream of the own region binds its subject). Subscribe calls fn for each message
+// from now on, one at a time, until stop; fn must not block; messages may be lost while the
+// connection is away. Both are safe for concurrent use.
+type Bus interface {
+	Publish(ctx context.Context, subject string, data []byte) error
+	Subscribe(ctx context.Context, subject string, fn func(subject string, data []byte)) (stop func(), err error)
+}
+
+// Caller sends a request to a service and waits for its one reply, until ctx ends. It never
+// repeats a request; an error leaves open whether the service did what was asked.
+type Caller interface {
+	Call(ctx context.Context, subject string, header map[string][]string, data []byte) (map[string][]string, []byte, error)
+}
+
+// Prober asks a server's health URL once, for at most the time ctx gives; nil means that it
+// answered well.
+type Prober interface {
+	Probe(ctx context.Context, healthURL string) error
+}
+
+// Service is a region's token service. It is safe for concurrent use.
+type Service struct {
+	cfg     Config
+	mint    mint
+	verify  api.Verifier
+	owner   *sessions.Owner
+	keyring atomic.Pointer[Keyring]
+	public  *publicKeys
+	reports *reports
+	logins  *loginLimit
+	metrics *metrics
+	log     *slog.Logger
+	handler http.Handler
+}
+
+func (c *Config) validate() error {
+	switch {
+	case !events.ValidToken(c.Region):
+		return fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", c.Region, events.MaxToken)
+	case c.Issuer == "":
+		return errors.New("issuer is empty")
+	case c.AccessTTL < MinAccessTTL || c.AccessTTL > MaxAccessTTL:
+		return fmt.Errorf("access TTL %s: want %s to %s", c.AccessTTL, MinAccessTTL, MaxAccessTTL)
+	case c.RefreshTTL < MinRefreshTTL || c.RefreshTTL > MaxRefreshTTL:
+		return fmt.Errorf("refresh TTL %s: want %s to %s (7 to 30 days)", c.RefreshTTL, MinRefreshTTL, MaxRefreshTTL)
+	case c.Keys == nil:
+		return errors.New("no signing keys")
+	case c.View == nil || c.Store == nil || c.Bus == nil || c.Caller == nil || c.Keyshare == nil || c.Prober == nil:
+		return errors.New("view, store, bus, caller, keyshare and prober are required")
+	}
+	return c.Policy.Validate()
+}
+
+// New returns a service, or the first fault of its configuration. It does no I/O.
+func New(c Config) (*Service, error) {
+	if c.AccessTTL == 0 {
+		c.AccessTTL = 2 * time.Minute
+	}
+	if c.RefreshTTL == 0 {
+		c.RefreshTTL = 14 * 24 * time.Hour
+	}
+	if c.Audience == "" {
+		c.Audience = c.Issuer
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("configure tokens: %w", err)
+	}
+	s := &Service{
+		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
+		reports: newReports(), logins: newLoginLimit(), metrics: newMetrics(c.Metrics),
+	}
+	s.public = newPublicKeys(&c, s.log)
+	s.SetKeys(c.Keys)
+	s.verify = api.Verifier{Key: s.public.key, Issuer: c.Issuer, Audience: c.Audience}
+	var err error
+	s.owner, err = sessions.NewOwner(sessions.Config{Region: c.Region, Store: c.Store, Now: time.Now, NewOp: newID})
+	if err != nil {
+		return nil, fmt.Errorf("configure tokens: %w", err)
+	}
+	s.handler = s.routes()
+	return s, nil
+}
+
+// SetKeys replaces the keyring: new answers are signed by its first key.
+func (s *Service) SetKeys(k *Keyring) {
+	s.keyring.Store(k)
+	s.public.setOwn(k)
+}
+
+// Run publishes the region's keys, learns those of the others and hears the clients'
+// reports that other services of the region took, until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	stop, err := s.cfg.Bus.Subscribe(ctx, events.Subject{Kind: events.KindReport, Region: s.cfg.Region}.String(), s.heardReport)
+	if err != nil {
+		return fmt.Errorf("subscribe to reports: %w", err)
+	}
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.public.run(ctx) })
+	return g.Wait()
+}
+
+// Ready reports whether the service can answer: it has a view and its own key is published.
+// The error says what is missing.
+func (s *Service) Ready() error {
+	if s.cfg.View() == nil {
+		return errors.New("no view of the active servers yet")
+	}
+	return s.public.ready()
+}
+
+// newID returns a fresh ULID in lower case, so that it can stand in subjects and keys.
+func newID() string { return strings.ToLower(ulid.Make().String()) }
+
+// publish sends events after the fact they tell of is durable. A failure is counted and
+// logged: the fact stands without it.
+func (s *Service) publish(ctx context.Context, list ...events.Event) {
+	for _, e := range list {
+		data, err := events.Encode(e)
+		if err == nil {
+			err = s.cfg.Bus.Publish(ctx, e.Subject().String(), data)
+		}
+		if err != nil {
+			s.metrics.lostEvents.Inc()
+			s.log.LogAttrs(ctx, slog.LevelWarn, "event not published",
+				slog.String("subject", e.Subject().String()), slog.String("error", err.Error()))
+		}
+	}
+}
