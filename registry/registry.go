@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,8 +58,10 @@ type Registry struct {
 	metrics *metrics
 	inbox   *inbox
 	probes  *semaphore.Weighted
-	view    atomic.Pointer[View]
-	current atomic.Int64
+	// catching lets one catch-up run at a time.
+	catching sync.Mutex
+	view     atomic.Pointer[View]
+	current  atomic.Int64
 
 	// table and projector belong to the goroutine of Run.
 	table     *Table
@@ -150,6 +153,8 @@ func (r *Registry) begin(ctx context.Context) error {
 // catchUp reads the last heartbeat of each server from the stream, into the inbox: they may
 // come again, or after newer ones, which the fold does not mind.
 func (r *Registry) catchUp(ctx context.Context) error {
+	r.catching.Lock()
+	defer r.catching.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
 	return r.cfg.Heartbeats.CatchUp(ctx, r.inbox.message)

@@ -7,6 +7,7 @@
 package tokens
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,6 +114,27 @@ type Service struct {
 	handler http.Handler
 }
 
+// withDefaults fills in the zero values.
+func (c Config) withDefaults() Config {
+	c.AccessTTL = cmp.Or(c.AccessTTL, 2*time.Minute)
+	c.RefreshTTL = cmp.Or(c.RefreshTTL, 14*24*time.Hour)
+	c.Audience = cmp.Or(c.Audience, c.Issuer)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate returns the first fault of what an operator configures; what the program wires
+// (View and the fields below it) may still be missing.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	if err := c.validate(); err != nil {
+		return fmt.Errorf("configure tokens: %w", err)
+	}
+	return nil
+}
+
 func (c *Config) validate() error {
 	switch {
 	case !events.ValidToken(c.Region):
@@ -125,28 +147,18 @@ func (c *Config) validate() error {
 		return fmt.Errorf("refresh TTL %s: want %s to %s (7 to 30 days)", c.RefreshTTL, MinRefreshTTL, MaxRefreshTTL)
 	case c.Keys == nil:
 		return errors.New("no signing keys")
-	case c.View == nil || c.Store == nil || c.Bus == nil || c.Caller == nil || c.Keyshare == nil || c.Prober == nil:
-		return errors.New("view, store, bus, caller, keyshare and prober are required")
 	}
 	return c.Policy.Validate()
 }
 
 // New returns a service, or the first fault of its configuration. It does no I/O.
 func New(c Config) (*Service, error) {
-	if c.AccessTTL == 0 {
-		c.AccessTTL = 2 * time.Minute
+	c = c.withDefaults()
+	if err := c.Validate(); err != nil {
+		return nil, err
 	}
-	if c.RefreshTTL == 0 {
-		c.RefreshTTL = 14 * 24 * time.Hour
-	}
-	if c.Audience == "" {
-		c.Audience = c.Issuer
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if err := c.validate(); err != nil {
-		return nil, fmt.Errorf("configure tokens: %w", err)
+	if c.View == nil || c.Store == nil || c.Bus == nil || c.Caller == nil || c.Keyshare == nil || c.Prober == nil {
+		return nil, errors.New("configure tokens: view, store, bus, caller, keyshare and prober are required")
 	}
 	s := &Service{
 		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},

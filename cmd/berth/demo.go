@@ -29,11 +29,10 @@ func (c *demoCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := c.config(p, "server", c.Region)
+	cfg, err := c.service(p, "server", c.Region)
 	if err != nil {
 		return err
 	}
-	cfg.Wait = true
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
 	if c.WithParent {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/nats-io/jsm.go/natscontext"
 
+	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 )
 
@@ -32,4 +33,14 @@ func (f natsFlags) config(p *program, role, region string) (jetstream.Config, er
 		c.URL = known.ServerURL()
 	}
 	return c, nil
+}
+
+// service returns what Dial needs for a service, which waits for NATS instead of failing.
+func (f natsFlags) service(p *program, role, region string) (jetstream.Config, error) {
+	if !events.ValidToken(region) {
+		return jetstream.Config{}, fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", region, events.MaxToken)
+	}
+	c, err := f.config(p, role, region)
+	c.Wait = true
+	return c, err
 }

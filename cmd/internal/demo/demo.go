@@ -64,10 +64,11 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
+	nats := conn.Regional()
 	agent, err := server.New(server.Config{
 		Server: c.Server, Region: c.NATS.Region, URL: c.URL, Location: c.Location,
 		Capacity: cmp.Or(c.Capacity, 1000), Issuer: c.Issuer,
-		Bus: conn.Bus(), Recent: conn.Recent(), Caller: conn.Caller(), Watcher: conn.Watcher(), Log: c.Log,
+		Bus: nats, Recent: nats, Caller: nats, Watcher: nats, Log: c.Log,
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+)
+
+// serversCmd lists the view of a region.
+type serversCmd struct {
+	natsFlags
+	Region string `placeholder:"NAME" help:"Only servers of this region."`
+	JSON   bool   `name:"json" help:"Print a JSON array."`
+}
+
+// listTimeout bounds a command that reads once.
+const listTimeout = 10 * time.Second
+
+// Run prints the servers as the region whose NATS it asks sees them.
+func (c *serversCmd) Run(p *program) error {
+	cfg, err := c.config(p, "servers", "")
+	if err != nil {
+		return err
+	}
+	conn, err := jetstream.Dial(p.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer closeConn(p, conn)
+	ctx, cancel := context.WithTimeout(p.ctx, listTimeout)
+	defer cancel()
+	list, err := c.read(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		out := json.NewEncoder(p.stdout)
+		out.SetIndent("", "  ")
+		return out.Encode(list)
+	}
+	return c.table(p, conn.Region(), list)
+}
+
+// read returns the servers, sorted by region and id.
+func (c *serversCmd) read(ctx context.Context, conn *jetstream.Conn) ([]events.Server, error) {
+	entries, err := conn.Servers().Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := []events.Server{}
+	regions := map[string]bool{}
+	for _, e := range entries {
+		var s events.Server
+		if err := json.Unmarshal(e.Value, &s); err != nil {
+			return nil, fmt.Errorf("read %s of berth_servers: %w", e.Key, err)
+		}
+		regions[s.Region] = true
+		if c.Region == "" || s.Region == c.Region {
+			list = append(list, s)
+		}
+	}
+	if c.Region != "" && !regions[c.Region] {
+		return nil, fmt.Errorf("region %q has no servers in the view of %s", c.Region, conn.Region())
+	}
+	slices.SortFunc(list, func(a, b events.Server) int { return strings.Compare(a.Key(), b.Key()) })
+	return list, nil
+}
+
+func (c *serversCmd) table(p *program, region string, list []events.Server) error {
+	now := time.Now()
+	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tSEEN\tURL\n")
+	for _, s := range list {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.0f %%\t%s ago\t%s\n", s.Server, s.Region, s.State, s.Reason,
+			age(now, s.Since), s.Load.Sessions, s.Capacity, 100*s.Load.Utilisation, age(now, s.SeenAt), s.URL)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(p.stdout, "%d servers in the view of %s\n", len(list), region)
+	return err
+}
+
+// age returns the time since t in whole seconds.
+func age(now, t time.Time) string { return max(0, now.Sub(t)).Round(time.Second).String() }
+
+// closeConn ends a command's connection.
+func closeConn(p *program, conn *jetstream.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // the command has what it came for
+}

@@ -1,0 +1,78 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/registry"
+)
+
+// admin is what operators see of a service: /healthz, /readyz, /metrics and the full view.
+// It listens apart from clients' paths.
+type admin struct {
+	ready   func() error
+	view    func() *registry.View
+	metrics *prometheus.Registry
+}
+
+// AdminServers is the reply of GET /v1/servers on an admin listener: every server that the
+// service knows, with its load.
+type AdminServers struct {
+	// AgeMS is the view's age in milliseconds.
+	AgeMS   int64           `json:"ageMs"`
+	Servers []events.Server `json:"servers"`
+}
+
+// ServeHTTP implements http.Handler.
+func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.Method + " " + r.URL.Path {
+	case "GET /healthz":
+		w.WriteHeader(http.StatusNoContent)
+	case "GET /readyz":
+		if err := a.ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	case "GET /metrics":
+		promhttp.HandlerFor(a.metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	case "GET /v1/servers":
+		a.servers(w)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func (a admin) servers(w http.ResponseWriter) {
+	list := AdminServers{Servers: []events.Server{}}
+	view := a.view()
+	if view == nil {
+		http.Error(w, "no view yet", http.StatusServiceUnavailable)
+		return
+	}
+	list.AgeMS = view.Age(time.Now()).Milliseconds()
+	list.Servers = append(list.Servers, view.Servers...)
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(list) // the client has gone; there is nobody to tell
+}
+
+// serveAdmin serves a until ctx ends; started is called with its URL, empty if address is.
+func serveAdmin(ctx context.Context, address string, a admin, started func(url string)) error {
+	if address == "" {
+		started("")
+		<-ctx.Done()
+		return nil
+	}
+	l, err := listen(ctx, address)
+	if err != nil {
+		return err
+	}
+	go started(URL(l))
+	return ServeHTTP(ctx, l, a)
+}

@@ -1,0 +1,101 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/registry"
+)
+
+// closeTimeout bounds the flush of a connection at the end.
+const closeTimeout = time.Second
+
+// RegistryConfig says how to run a region's registry.
+type RegistryConfig struct {
+	// NATS is the region's; its Region is the registry's.
+	NATS     jetstream.Config
+	Topology jetstream.Topology
+	// Admin is where /readyz, /metrics and the view are served. Empty: nowhere.
+	Admin string
+	// Ready is called with the admin URL once the registry has a view. nil: nobody is told.
+	Ready func(admin string)
+	Log   *slog.Logger
+}
+
+// RunRegistry serves until ctx ends.
+func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
+	c.NATS.Role = "registry"
+	conn, err := connect(ctx, c.NATS, c.Topology)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeConn(ctx, conn)) }()
+	metrics := prometheus.NewRegistry()
+	heartbeats, err := conn.Heartbeats(strings.ToLower(ulid.Make().String()))
+	if err != nil {
+		return err
+	}
+	r, err := registry.New(registry.Config{
+		Region: c.NATS.Region, Bus: conn, Heartbeats: heartbeats, Store: conn.Servers(),
+		Prober: registry.NewProber(registry.ProberConfig{}), Log: c.Log, Metrics: metrics,
+	})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.Run(ctx) })
+	ready := func() error {
+		if r.View() == nil {
+			return errors.New("the view is not read yet")
+		}
+		return nil
+	}
+	g.Go(func() error {
+		return serveAdmin(ctx, c.Admin, admin{ready: ready, view: r.View, metrics: metrics}, func(url string) {
+			if await(ctx, ready) && c.Ready != nil {
+				c.Ready(url)
+			}
+		})
+	})
+	return g.Wait()
+}
+
+// connect dials and makes the region's streams and buckets.
+func connect(ctx context.Context, c jetstream.Config, t jetstream.Topology) (*jetstream.Conn, error) {
+	conn, err := jetstream.Dial(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Provision(ctx, t); err != nil {
+		return nil, errors.Join(err, closeConn(ctx, conn))
+	}
+	return conn, nil
+}
+
+func closeConn(ctx context.Context, conn *jetstream.Conn) error {
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return conn.Close(stop)
+}
+
+// await polls until ready, and reports false if ctx ends first.
+func await(ctx context.Context, ready func() error) bool {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for ready() != nil {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}

@@ -1,0 +1,126 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/placement"
+	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/tokens"
+)
+
+// TokensConfig says how to run a region's token service.
+type TokensConfig struct {
+	// NATS is the region's; its Region is the service's.
+	NATS     jetstream.Config
+	Topology jetstream.Topology
+	// Listen is where clients are served, Admin where operators are (empty: nowhere).
+	Listen, Admin string
+	// Issuer and Audience are the claims iss and aud; the audience empty: the issuer.
+	Issuer, Audience string
+	// KeyFile holds the region's private keys, UsersFile the users (empty: none).
+	KeyFile, UsersFile string
+	// AccessTTL and RefreshTTL are the tokens' lives; 0: 2 min and 14 days.
+	AccessTTL, RefreshTTL time.Duration
+	// Policy names the placement policy; empty: the default.
+	Policy string
+	// TrustLocation honours the client's own word of where it is: for dev only.
+	TrustLocation bool
+	// Ready is called with the URLs of both listeners once the service can answer.
+	Ready func(url, admin string)
+	Log   *slog.Logger
+}
+
+// RunTokens serves until ctx ends.
+func RunTokens(ctx context.Context, c TokensConfig) (err error) {
+	keys, users, err := c.load()
+	if err != nil {
+		return err
+	}
+	// What is configured is checked before anything is connected to.
+	cfg := c.tokens(keys, users)
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	l, err := listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }() // closed already where it was served
+	c.NATS.Role = "tokens"
+	conn, err := connect(ctx, c.NATS, c.Topology)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeConn(ctx, conn)) }()
+	metrics := prometheus.NewRegistry()
+	follower := registry.NewFollower(conn, nil, c.Log)
+	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = follower.View, conn.Records(), conn, conn.Caller(), conn.Keys()
+	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
+	service, err := tokens.New(cfg)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return follower.Run(ctx) })
+	g.Go(func() error { return service.Run(ctx) })
+	g.Go(func() error { return conn.Serve(ctx, c.endpoints(service)) })
+	g.Go(func() error { return ServeHTTP(ctx, l, service.Handler()) })
+	g.Go(func() error {
+		return serveAdmin(ctx, c.Admin, admin{ready: service.Ready, view: follower.View, metrics: metrics}, func(url string) {
+			if await(ctx, service.Ready) && c.Ready != nil {
+				c.Ready(URL(l), url)
+			}
+		})
+	})
+	return g.Wait()
+}
+
+// load reads the files.
+func (c *TokensConfig) load() (*tokens.Keyring, *tokens.Users, error) {
+	keys, err := tokens.LoadKeyring(c.KeyFile, c.NATS.Region)
+	if err != nil || c.UsersFile == "" {
+		return keys, nil, err
+	}
+	users, err := tokens.LoadUsers(c.UsersFile)
+	return keys, users, err
+}
+
+// tokens returns the part of the service's configuration that needs no connection.
+func (c *TokensConfig) tokens(keys *tokens.Keyring, users *tokens.Users) tokens.Config {
+	return tokens.Config{
+		Region: c.NATS.Region, Issuer: c.Issuer, Audience: cmp.Or(c.Audience, c.Issuer),
+		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Keys: keys, Users: users,
+		Policy: placement.Policy{Name: c.Policy}, TrustLocation: c.TrustLocation, Log: c.Log,
+	}
+}
+
+// endpoints are the methods of rpc.tokens in the jurisdictions of the region.
+func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfig {
+	cfg := jetstream.ServiceConfig{
+		Name: "berth_tokens", Version: "1.0.0", Description: fmt.Sprintf("Token service of region %s", c.NATS.Region),
+	}
+	for _, method := range tokens.Methods() {
+		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+			Name: method,
+			Subject: events.Subject{
+				Kind: events.KindRPC, Service: "tokens", Jurisdiction: events.GlobalJurisdiction,
+				Region: c.NATS.Region, Method: method,
+			}.String(),
+			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+				header, data := service.Serve(ctx, method, r.Header, r.Data)
+				return jetstream.Reply{Header: header, Data: data}
+			},
+		})
+	}
+	return cfg
+}

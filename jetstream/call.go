@@ -1,0 +1,62 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// ServiceError is what a service answers instead of a Reply.
+type ServiceError struct {
+	// Code is a number in the manner of HTTP, Description one line.
+	Code, Description string
+}
+
+func (e *ServiceError) Error() string {
+	return fmt.Sprintf("service error %s: %s", e.Code, e.Description)
+}
+
+// Call sends a request to whoever serves subject and returns the answer. ctx bounds it, at most 10 s; its deadline goes
+// with the request, in api.HeaderDeadline, unless header names an earlier one.
+//
+// It fails with ErrNoResponders where nobody serves the subject, ErrUnavailable where there is no connection, ErrTimeout
+// where no answer came in time, and *ServiceError where the service itself failed. It is never sent twice.
+func (c *Conn) Call(ctx context.Context, subject string, header map[string][]string, data []byte) (Reply, error) {
+	ctx, cancel := within(ctx, defaultTimeout)
+	defer cancel()
+	msg := &nats.Msg{Subject: subject, Data: data, Header: make(nats.Header, len(header)+1)}
+	for key, values := range header {
+		msg.Header[key] = values
+	}
+	if at, ok := ctx.Deadline(); ok {
+		msg.Header[api.HeaderDeadline] = []string{deadline(msg.Header, at).UTC().Format(time.RFC3339Nano)}
+	}
+	answer, err := c.nc.RequestMsgWithContext(ctx, msg)
+	if err != nil {
+		return Reply{}, fmt.Errorf("call %s: %w", subject, callFault(err))
+	}
+	if code := answer.Header.Get(micro.ErrorCodeHeader); code != "" {
+		return Reply{}, fmt.Errorf("call %s: %w", subject, &ServiceError{Code: code, Description: answer.Header.Get(micro.ErrorHeader)})
+	}
+	return Reply{Header: answer.Header, Data: answer.Data}, nil
+}
+
+// callFault makes the NATS client's errors into ours.
+func callFault(err error) error {
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return ErrNoResponders
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return ErrTimeout
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionClosed):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	default:
+		return err
+	}
+}

@@ -1,0 +1,123 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+// feed is one gapless reading of a stream: from where it is opened to its first fault.
+//
+// It is a push consumer read by hand, not one of the NATS client's: those keep the idle heartbeats to themselves, which
+// are the proof that silence means nothing has changed, and take 10 to 20 s to notice that a consumer is gone.
+type feed struct {
+	conn *Conn
+	sub  *nats.Subscription
+	// stream and consumer name what is read.
+	stream, consumer string
+	// msgs is what arrives. It holds more than the server sends ahead; should it overflow, the gap is noticed.
+	msgs chan *nats.Msg
+	// read counts the messages that were taken.
+	read uint64
+	// due is how many there were when the feed was opened.
+	due uint64
+}
+
+const (
+	// feedBacklog is how many messages a feed holds.
+	feedBacklog = 32 << 10
+	// feedInactive is how long NATS keeps a consumer that nobody listens to.
+	feedInactive = 5 * time.Second
+)
+
+// errGap says that messages are missing or out of order.
+var errGap = errors.New("messages are missing")
+
+// openFeed starts reading stream as cfg's filter and delivery policy say.
+func (c *Conn) openFeed(ctx context.Context, stream string, heartbeat time.Duration, cfg natsjs.ConsumerConfig) (*feed, error) {
+	ctx, cancel := within(ctx, requestTimeout)
+	defer cancel()
+	f := &feed{conn: c, stream: stream, consumer: "feed-" + nuid.Next(), msgs: make(chan *nats.Msg, feedBacklog)}
+	inbox := c.nc.NewInbox()
+	var err error
+	if f.sub, err = c.nc.ChanSubscribe(inbox, f.msgs); err != nil {
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	cfg.Name = f.consumer
+	cfg.DeliverSubject = inbox
+	cfg.AckPolicy = natsjs.AckNonePolicy
+	cfg.FlowControl = true
+	cfg.IdleHeartbeat = heartbeat
+	cfg.InactiveThreshold = feedInactive
+	cfg.MemoryStorage = true
+	cfg.Replicas = 1
+	consumer, err := c.js.CreatePushConsumer(ctx, stream, cfg)
+	if err != nil {
+		_ = f.sub.Unsubscribe()
+		return nil, fmt.Errorf("read stream %s: %w", stream, err)
+	}
+	info := consumer.CachedInfo()
+	f.due = info.NumPending + info.Delivered.Consumer
+	return f, nil
+}
+
+// close ends the reading. The consumer goes at once where there is a connection, else by itself.
+func (f *feed) close() {
+	_ = f.sub.Unsubscribe()
+	if !f.conn.nc.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = f.conn.js.DeleteConsumer(ctx, f.stream, f.consumer)
+}
+
+// abandon ends the reading after a fault: NATS removes the consumer by itself, and asking for it would only delay.
+func (f *feed) abandon() { _ = f.sub.Unsubscribe() }
+
+// take returns what msg says of the stream's message that it carries, and nil for an idle heartbeat, which proves that
+// everything was read. It fails if something is missing, or the consumer is gone.
+func (f *feed) take(msg *nats.Msg) (*nats.MsgMetadata, error) {
+	if len(msg.Header) > 0 && len(msg.Data) == 0 {
+		if status := msg.Header.Get("Status"); status != "" {
+			return nil, f.control(msg, status)
+		}
+	}
+	meta, err := msg.Metadata()
+	if err != nil {
+		return nil, fmt.Errorf("read stream %s: %w", f.stream, err)
+	}
+	f.read++
+	if meta.Sequence.Consumer != f.read {
+		return nil, fmt.Errorf("read stream %s: %w: got number %d, not %d", f.stream, errGap, meta.Sequence.Consumer, f.read)
+	}
+	return meta, nil
+}
+
+// control handles a message of the consumer itself.
+func (f *feed) control(msg *nats.Msg, status string) error {
+	if status != "100" {
+		return fmt.Errorf("read stream %s: %s %s", f.stream, status, msg.Header.Get("Description"))
+	}
+	// Flow control: the server goes on once it sees that what it sent before has been read.
+	for _, reply := range []string{msg.Reply, msg.Header.Get("Nats-Consumer-Stalled")} {
+		if reply != "" {
+			if err := f.conn.nc.Publish(reply, nil); err != nil {
+				return fmt.Errorf("read stream %s: %w", f.stream, err)
+			}
+		}
+	}
+	if last := msg.Header.Get("Nats-Last-Consumer"); last != "" && last != strconv.FormatUint(f.read, 10) {
+		return fmt.Errorf("read stream %s: %w: read %d of %s", f.stream, errGap, f.read, last)
+	}
+	return nil
+}
+
+// idle reports whether msg is an idle heartbeat.
+func idle(msg *nats.Msg) bool { return msg.Header.Get("Nats-Last-Consumer") != "" }

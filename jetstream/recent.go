@@ -1,0 +1,74 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+)
+
+// Message is an event as a stream holds it.
+type Message struct {
+	Subject string
+	Data    []byte
+	// Stored is when, by the clock of NATS.
+	Stored time.Time
+}
+
+// Recent returns the events on any of the subjects, which may have wildcards but must not overlap, that BERTH_EVENTS has
+// stored since then, oldest first. Whoever subscribes to them before misses none.
+func (c *Conn) Recent(ctx context.Context, since time.Time, subjects ...string) ([]Message, error) {
+	var found []Message
+	err := c.read(ctx, StreamEvents, natsjs.ConsumerConfig{
+		FilterSubjects: subjects,
+		DeliverPolicy:  natsjs.DeliverByStartTimePolicy,
+		OptStartTime:   &since,
+	}, func(msg *nats.Msg, meta *nats.MsgMetadata) {
+		found = append(found, Message{Subject: msg.Subject, Data: msg.Data, Stored: meta.Timestamp})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read recent events: %w", err)
+	}
+	return found, nil
+}
+
+// read hands over what a stream holds by now, in order, and returns when it has handed over all of it. It reads once; a
+// fault on the way is ErrUnavailable.
+func (c *Conn) read(ctx context.Context, stream string, cfg natsjs.ConsumerConfig, fn func(*nats.Msg, *nats.MsgMetadata)) error {
+	const heartbeat = time.Second
+	f, err := c.openFeed(ctx, stream, heartbeat, cfg)
+	if err != nil {
+		if transient(err) {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		return err
+	}
+	defer f.close()
+	silence := time.NewTimer(3 * heartbeat)
+	defer silence.Stop()
+	for f.read < f.due {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+		case <-silence.C:
+			return fmt.Errorf("%w: %w", ErrUnavailable, errors.New("the stream went silent"))
+		case msg := <-f.msgs:
+			silence.Reset(3 * heartbeat)
+			meta, err := f.take(msg)
+			if err != nil {
+				return fmt.Errorf("%w: %w", ErrUnavailable, err)
+			}
+			if meta != nil {
+				fn(msg, meta)
+			}
+			// Messages that were replaced meanwhile do not come: then a heartbeat says that this was all.
+			if meta == nil && idle(msg) || meta != nil && meta.NumPending == 0 {
+				return nil
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package jetstream
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/berthhq/berth/events"
+)
+
+// The streams of a region.
+const (
+	StreamHeartbeats = "BERTH_HEARTBEATS"
+	StreamEvents     = "BERTH_EVENTS"
+	StreamViews      = "BERTH_VIEWS"
+)
+
+// The buckets of a region.
+const (
+	BucketServers  = "berth_servers"
+	BucketSessions = "berth_sessions"
+	BucketKeys     = "berth_keys"
+)
+
+// Topology says how a region's streams and buckets are kept. Where a field is zero, a stream that exists keeps what it
+// has, so that a service that was told nothing does not undo what another, or an operator, has set.
+type Topology struct {
+	// Replicas is how many nodes hold each stream: 1, 3 or 5. Zero: 1 when made.
+	Replicas int
+	// HeartbeatBytes bounds the memory of BERTH_HEARTBEATS. Zero: 256 MiB when made.
+	HeartbeatBytes int64
+	// EventAge and EventBytes bound BERTH_EVENTS. Zero: 7 days and 10 GiB when made.
+	EventAge   time.Duration
+	EventBytes int64
+	// ViewAge and ViewBytes bound BERTH_VIEWS. Zero: 24 hours and 4 GiB when made.
+	ViewAge   time.Duration
+	ViewBytes int64
+	// Memory keeps everything in memory, for tests in fake time: nothing survives NATS. False: on disk, but for heartbeats.
+	Memory bool
+}
+
+func (t *Topology) validate() error {
+	switch t.Replicas {
+	case 0, 1, 3, 5:
+	default:
+		return fmt.Errorf("replicas %d: want 1, 3 or 5", t.Replicas)
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+	}{
+		{"heartbeat bytes", t.HeartbeatBytes},
+		{"event age", int64(t.EventAge)},
+		{"event bytes", t.EventBytes},
+		{"view age", int64(t.ViewAge)},
+		{"view bytes", t.ViewBytes},
+	} {
+		if f.value < 0 {
+			return fmt.Errorf("%s %d: want at least 0", f.name, f.value)
+		}
+	}
+	return nil
+}
+
+// Limits of streams when they are made.
+const (
+	heartbeatAge   = 60 * time.Second
+	heartbeatBytes = 256 << 20
+	eventAge       = 7 * 24 * time.Hour
+	eventBytes     = 10 << 30
+	viewAge        = 24 * time.Hour
+	viewBytes      = 4 << 30
+	// markerAge is how long berth_servers remembers that a key was removed: a watch that was away for longer compares
+	// all keys instead.
+	markerAge = time.Hour
+	// duplicateWindow is how long message ids are remembered. Nothing sends them to heartbeats, and the memory is dear.
+	duplicateWindow = time.Second
+)
+
+// want is a stream that is to be, in the region own.
+type want struct {
+	config natsjs.StreamConfig
+	// limits holds what the Topology asks for, zero where it does not: then config has the value to make it with.
+	replicas int
+	maxAge   time.Duration
+	maxBytes int64
+}
+
+// streams returns every stream and bucket of a region.
+func (t *Topology) streams(own string) []want {
+	return []want{
+		t.heartbeats(own),
+		t.events(own),
+		t.views(),
+		t.bucket(BucketServers, "Active servers of all regions as this region sees them: <region>.<server>", func(c *natsjs.StreamConfig) {
+			c.AllowDirect = true
+			c.AllowMsgTTL, c.SubjectDeleteMarkerTTL = true, markerAge
+		}),
+		t.bucket(BucketSessions, "Sessions that this region owns: <jurisdiction>.<session>, each kept to its end", func(c *natsjs.StreamConfig) {
+			c.AllowMsgTTL = true
+		}),
+		t.bucket(BucketKeys, "Public keys of all regions, and this region's signing keys", func(*natsjs.StreamConfig) {}),
+	}
+}
+
+// heartbeats keeps the last of each server in memory: it is worth one interval. Publishers get no acknowledgement.
+func (t *Topology) heartbeats(own string) want {
+	return t.want(natsjs.StreamConfig{
+		Name:              StreamHeartbeats,
+		Description:       "Last heartbeat of each server of the region",
+		Subjects:          []string{events.Subject{Kind: events.KindHeartbeat, Region: own}.Filter()},
+		Storage:           natsjs.MemoryStorage,
+		MaxMsgsPerSubject: 1,
+		MaxAge:            heartbeatAge,
+		MaxBytes:          heartbeatBytes,
+		NoAck:             true,
+		AllowDirect:       true,
+		Duplicates:        duplicateWindow,
+	}, heartbeatAge, t.HeartbeatBytes)
+}
+
+// events keeps what happened. What is said of a region, as that it is out of reach, is stored whichever region it is
+// said of: it never leaves the region that says so.
+func (t *Topology) events(own string) want {
+	return t.want(natsjs.StreamConfig{
+		Name:        StreamEvents,
+		Description: "What happened in the region: servers, regions, decisions, sessions, released locks; revocations of all regions",
+		Subjects: []string{
+			events.Subject{Kind: events.KindServer, Region: own}.Filter(),
+			events.Subject{Kind: events.KindRegion}.Filter(),
+			events.Subject{Kind: events.KindDecision, Region: own}.Filter(),
+			events.Subject{Kind: events.KindSession, Region: own}.Filter(),
+			events.Subject{Kind: events.KindLock, Region: own}.Filter(),
+			events.Subject{Kind: events.KindRevoked}.Filter(),
+		},
+		Storage:     t.storage(),
+		Compression: natsjs.S2Compression,
+		MaxAge:      eventAge,
+		MaxBytes:    eventBytes,
+		AllowDirect: true,
+	}, t.EventAge, t.EventBytes)
+}
+
+// views keeps the view updates of all regions, so that what a decision saw can be built again.
+func (t *Topology) views() want {
+	return t.want(natsjs.StreamConfig{
+		Name:        StreamViews,
+		Description: "View updates of all regions, own and received",
+		Subjects:    []string{events.Subject{Kind: events.KindView}.Filter()},
+		Storage:     t.storage(),
+		Compression: natsjs.S2Compression,
+		MaxAge:      viewAge,
+		MaxBytes:    viewBytes,
+		AllowDirect: true,
+	}, t.ViewAge, t.ViewBytes)
+}
+
+// bucket describes the stream that NATS clients know as a key-value bucket with a history of one. Reads go to the leader
+// unless change allows others.
+func (t *Topology) bucket(name, description string, change func(*natsjs.StreamConfig)) want {
+	c := natsjs.StreamConfig{
+		Name:              bucketStream(name),
+		Description:       description,
+		Subjects:          []string{bucketSubject(name, ">")},
+		Storage:           t.storage(),
+		MaxMsgsPerSubject: 1,
+		MaxBytes:          -1,
+		Discard:           natsjs.DiscardNew,
+		AllowRollup:       true,
+		DenyDelete:        true,
+	}
+	change(&c)
+	return t.want(c, 0, 0)
+}
+
+func (t *Topology) storage() natsjs.StorageType {
+	if t.Memory {
+		return natsjs.MemoryStorage
+	}
+	return natsjs.FileStorage
+}
+
+// want completes c, of which the Topology asks for age and bytes where these are not zero.
+func (t *Topology) want(c natsjs.StreamConfig, age time.Duration, bytes int64) want {
+	c.Retention = natsjs.LimitsPolicy
+	c.Replicas = cmp.Or(t.Replicas, 1)
+	c.MaxAge = cmp.Or(age, c.MaxAge)
+	c.MaxBytes = cmp.Or(bytes, c.MaxBytes)
+	c.MaxMsgsPerSubject = cmp.Or(c.MaxMsgsPerSubject, -1)
+	return want{config: c, replicas: t.Replicas, maxAge: age, maxBytes: bytes}
+}
+
+// bucketStream returns the stream that holds a bucket, as every NATS client names it.
+func bucketStream(bucket string) string { return "KV_" + bucket }
+
+// bucketSubject returns the subject of a key of a bucket.
+func bucketSubject(bucket, key string) string { return "$KV." + bucket + "." + key }

@@ -1,0 +1,99 @@
+package jetstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/berthhq/berth/registry"
+)
+
+var (
+	_ registry.Bus        = (*Conn)(nil)
+	_ registry.Heartbeats = (*Heartbeats)(nil)
+	_ registry.Store      = (*Servers)(nil)
+	_ registry.Watcher    = (*Conn)(nil)
+)
+
+// Servers is the bucket berth_servers as a registry writes it.
+type Servers struct{ bucket *Bucket }
+
+// Servers returns the region's bucket of servers.
+func (c *Conn) Servers() *Servers { return &Servers{bucket: c.Bucket(BucketServers)} }
+
+// Load implements registry.Store.
+func (s *Servers) Load(ctx context.Context) ([]registry.Entry, error) {
+	values, err := s.bucket.Load(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]registry.Entry, 0, len(values))
+	for key, v := range values {
+		entries = append(entries, registry.Entry{Key: key, Value: v.Data, Revision: v.Revision})
+	}
+	return entries, nil
+}
+
+// Put implements registry.Store.
+func (s *Servers) Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	var err error
+	if len(value) == 0 {
+		err = s.bucket.Delete(ctx, key, revision)
+		revision = 0
+	} else {
+		revision, err = s.bucket.Put(ctx, key, value, revision, 0)
+	}
+	if errors.Is(err, ErrConflict) {
+		return 0, fmt.Errorf("%w: %w", registry.ErrFenced, err)
+	}
+	return revision, err
+}
+
+// Watch implements registry.Watcher.
+func (c *Conn) Watch(ctx context.Context, bucket string, apply func(entries []registry.Entry, complete bool), proof func(at time.Time)) error {
+	var w *Watch
+	prove := func() {
+		if at := w.Current(); !at.IsZero() {
+			proof(at)
+		}
+	}
+	w, err := c.NewWatch(WatchConfig{Bucket: bucket, Apply: func(u Update) {
+		entries := make([]registry.Entry, len(u.Entries))
+		for i, e := range u.Entries {
+			entries[i] = registry.Entry(e)
+		}
+		apply(entries, u.Complete)
+		prove()
+	}})
+	if err != nil {
+		return err
+	}
+	return c.proving(ctx, w, prove)
+}
+
+// proveEvery is how often the proof of a quiet watch is passed on.
+const proveEvery = 500 * time.Millisecond
+
+// proving runs a watch and passes its proof on while nothing changes.
+func (c *Conn) proving(ctx context.Context, w *Watch, prove func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(proveEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				prove()
+			}
+		}
+	}()
+	err := w.Run(ctx)
+	cancel()
+	<-done
+	return err
+}

@@ -1,0 +1,586 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/sdk/server"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// gated holds back a read of the recent past.
+type gated struct {
+	server.Recent
+	open chan struct{}
+}
+
+func (g *gated) Read(ctx context.Context, subjects []string, since time.Time, fn func(string, []byte)) error {
+	select {
+	case <-g.open:
+		return g.Recent.Read(ctx, subjects, since, fn)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func always(m *nats.Msg) func(*nats.Msg) *nats.Msg {
+	return func(*nats.Msg) *nats.Msg { return &nats.Msg{Header: m.Header, Data: m.Data} }
+}
+
+func mustEncode(t testing.TB, e events.Event) []byte {
+	t.Helper()
+	data, err := events.Encode(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// through replaces the address in a URL by the proxy's.
+func through(p *jetstreamtest.Proxy, raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		panic(err)
+	}
+	u.Host = p.Addr()
+	return u.String()
+}
+
+// offline is a connection that stands still: it keeps what is published and brings what the
+// test says. It is for tests in fake time, where no socket may be.
+type offline struct {
+	mu        sync.Mutex
+	published []published
+	down      error
+	heard     map[string]func(string, []byte)
+	gap       func()
+	reads     []time.Time
+	readErr   error
+}
+
+// oneKeyID is the id of the key that oneKey brings.
+const oneKeyID = region + ".key-1"
+
+// oneKey is a watch that brings the keys of its signers and then stands still.
+type oneKey []*signer
+
+func (o oneKey) Watch(ctx context.Context, bucket string, apply func([]registry.Entry, bool), proof func(time.Time)) error {
+	var entries []registry.Entry
+	if bucket == jetstream.BucketKeys {
+		for _, s := range o {
+			data, err := api.NewKeySet(map[string]ed25519.PublicKey{s.kid: s.public()}).MarshalJSON()
+			if err != nil {
+				return err
+			}
+			entries = append(entries, registry.Entry{Key: s.kid, Value: data})
+		}
+	}
+	apply(entries, true)
+	proof(time.Now())
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+type published struct {
+	at        time.Time
+	heartbeat *events.Heartbeat
+}
+
+func (o *offline) Publish(_ context.Context, subject string, data []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down != nil {
+		return o.down
+	}
+	e, err := events.Decode(subject, data)
+	if err != nil {
+		return err
+	}
+	h, _ := e.(*events.Heartbeat)
+	o.published = append(o.published, published{time.Now(), h})
+	return nil
+}
+
+func (o *offline) Subscribe(_ context.Context, subject string, fn func(string, []byte)) (func(), error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down != nil {
+		return nil, o.down
+	}
+	if o.heard == nil {
+		o.heard = map[string]func(string, []byte){}
+	}
+	o.heard[subject] = fn
+	return func() {}, nil
+}
+
+func (o *offline) OnGap(fn func()) func() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.gap = fn
+	return func() {}
+}
+
+func (o *offline) Read(_ context.Context, _ []string, since time.Time, _ func(string, []byte)) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.reads = append(o.reads, since)
+	return o.readErr
+}
+
+func (o *offline) set(down, readErr error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.down, o.readErr = down, readErr
+}
+
+// read returns how often the recent past was read, and from when on the last time.
+func (o *offline) read() (n int, since time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n = len(o.reads); n > 0 {
+		since = o.reads[n-1]
+	}
+	return n, since
+}
+
+func (o *offline) all() []published {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]published(nil), o.published...)
+}
+
+func (o *offline) config() server.Config {
+	return server.Config{
+		Server: self, Region: region, URL: "https://a.example.com", Capacity: 100, Issuer: issuer,
+		Bus: o, Recent: o, Caller: &scripted{answer: func(context.Context, int64) (map[string][]string, []byte, error) {
+			return nil, nil, nats.ErrNoResponders
+		}}, Watcher: oneKey{},
+	}
+}
+
+// run runs an agent in a bubble of fake time for as long as fn lasts.
+func run(t *testing.T, c server.Config, fn func(a *server.Agent)) {
+	t.Helper()
+	a, err := server.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	synctest.Wait()
+	fn(a)
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+func TestConfigFaults(t *testing.T) {
+	good := (&offline{}).config()
+	if _, err := server.New(good); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name   string
+		change func(*server.Config)
+		want   string
+	}{
+		{"no server", func(c *server.Config) { c.Server = "" }, "server"},
+		{"a server that is no token of a subject", func(c *server.Config) { c.Server = "eu.a" }, "server"},
+		{"a region in capitals", func(c *server.Config) { c.Region = "EU" }, "region"},
+		{"a member that is no token", func(c *server.Config) { c.Member = "a b" }, "member"},
+		{"a boot that is no ULID", func(c *server.Config) { c.Boot = "1" }, "boot"},
+		{"no URL", func(c *server.Config) { c.URL = "" }, "url"},
+		{"a URL of another kind", func(c *server.Config) { c.URL = "nats://a" }, "url"},
+		{"a health URL without a host", func(c *server.Config) { c.HealthURL = "/healthz" }, "health URL"},
+		{"an auth URL with a password", func(c *server.Config) { c.AuthURL = "https://u:p@a" }, "auth URL"},
+		{"no capacity", func(c *server.Config) { c.Capacity = 0 }, "capacity"},
+		{"a place off the globe", func(c *server.Config) { c.Location.Lat = 91 }, "location"},
+		{"no issuer", func(c *server.Config) { c.Issuer = "" }, "issuer"},
+		{"heartbeats too often", func(c *server.Config) { c.Interval = time.Millisecond }, "interval"},
+		{"heartbeats too seldom", func(c *server.Config) { c.Interval = time.Hour }, "interval"},
+		{"an access TTL too short", func(c *server.Config) { c.AccessTTL = time.Second }, "access TTL"},
+		{"an access TTL too long", func(c *server.Config) { c.AccessTTL = 6 * time.Minute }, "access TTL"},
+		{"less than no requests", func(c *server.Config) { c.MaxInFlight = -1 }, "max in flight"},
+		{"a cache of less than nothing", func(c *server.Config) { c.CachedTokens = -1 }, "cached tokens"},
+		{"less than no sessions", func(c *server.Config) { c.MaxSessions = -1 }, "max sessions"},
+		{"no bus", func(c *server.Config) { c.Bus = nil }, "bus"},
+		{"no recent past", func(c *server.Config) { c.Recent = nil }, "recent"},
+		{"no caller", func(c *server.Config) { c.Caller = nil }, "caller"},
+		{"no watcher", func(c *server.Config) { c.Watcher = nil }, "watcher"},
+	}
+	for _, test := range tests {
+		c := good
+		test.change(&c)
+		_, err := server.New(c)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want one line that names %q", test.name, err, test.want)
+		}
+	}
+}
+
+func TestHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{}
+		c := o.config()
+		c.Member, c.Location, c.MaxInFlight = "m1", events.Location{Lat: 53.3, Lon: -6.3}, 10
+		run(t, c, func(a *server.Agent) {
+			time.Sleep(60 * time.Second)
+			before := len(o.all())
+			a.Drain()
+			a.Drain() // says nothing new
+			synctest.Wait()
+			if more := len(o.all()) - before; more != 1 {
+				t.Errorf("%d heartbeats at once for a drain, want 1", more)
+			}
+			time.Sleep(2500 * time.Millisecond)
+		})
+		all := o.all()
+		if n := len(all); n < 60 || n > 66 {
+			t.Errorf("%d heartbeats in 62.5 s", n)
+		}
+		first := all[0].heartbeat
+		if _, err := ulid.ParseStrict(first.Boot); err != nil {
+			t.Errorf("boot %q: %v", first.Boot, err)
+		}
+		spread := map[time.Duration]bool{}
+		states := ""
+		for i, p := range all {
+			h := p.heartbeat
+			if h.Server != self || h.Region != region || h.Member != "m1" || h.Capacity != 100 || h.IntervalMS != 1000 || h.Location.Lat != 53.3 || h.Load.MaxInFlight != 10 {
+				t.Fatalf("heartbeat %+v", h)
+			}
+			if h.Boot != first.Boot || h.Seq != uint64(i+1) || !h.At.Equal(p.at) {
+				t.Errorf("heartbeat %d: boot %s, seq %d, at %v", i, h.Boot, h.Seq, h.At)
+			}
+			if s := string(h.State); !strings.HasSuffix(states, s) {
+				states += " " + s
+			}
+			if i > 0 && i < 55 {
+				gap := p.at.Sub(all[i-1].at)
+				spread[gap] = true
+				if gap < 900*time.Millisecond || gap > 1100*time.Millisecond {
+					t.Errorf("%v between heartbeats", gap)
+				}
+			}
+		}
+		if states != " up draining left" {
+			t.Errorf("states%s, want up draining left", states)
+		}
+		if len(spread) < 40 {
+			t.Errorf("only %d different intervals: no jitter", len(spread))
+		}
+		if last := all[len(all)-1]; last.heartbeat.State != events.StateLeft || all[len(all)-2].heartbeat.State == events.StateLeft {
+			t.Error("left is not the last word, said once")
+		}
+	})
+}
+
+func TestHeartbeatLoad(t *testing.T) {
+	tests := []struct {
+		name string
+		load func(events.Load) events.Load
+		ok   func(events.Load) bool
+	}{
+		{"sampled", nil, func(l events.Load) bool { return l.MaxInFlight == 10 && l.Utilisation >= 0 }},
+		{"set by the application", func(l events.Load) events.Load { l.Utilisation = 0.42; return l }, func(l events.Load) bool { return l.Utilisation == 0.42 && l.MaxInFlight == 10 }},
+		{"not a number", func(l events.Load) events.Load { l.Utilisation = math.NaN(); return l }, func(l events.Load) bool { return l.MaxInFlight == 10 }},
+		{"without end", func(l events.Load) events.Load { l.P99 = math.Inf(1); return l }, func(l events.Load) bool { return l.MaxInFlight == 10 }},
+		{"negative", func(events.Load) events.Load { return events.Load{Sessions: -1} }, func(l events.Load) bool { return l.MaxInFlight == 10 }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := &offline{}
+				c := o.config()
+				c.MaxInFlight, c.Load = 10, test.load
+				run(t, c, func(*server.Agent) {})
+				if all := o.all(); len(all) == 0 || !test.ok(all[0].heartbeat.Load) {
+					t.Errorf("heartbeats %+v", all)
+				}
+			})
+		})
+	}
+}
+
+func TestLoadCountsSessionsAndRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{}
+		c := o.config()
+		c.MaxInFlight = 100
+		s := newSigner(t, oneKeyID)
+		c.Watcher = oneKey{s}
+		run(t, c, func(a *server.Agent) {
+			enter, leave := make(chan struct{}, 10), make(chan struct{})
+			h := a.Lock(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { enter <- struct{}{}; <-leave }))
+			for i := range 10 {
+				go h.ServeHTTP(httptest.NewRecorder(), request(s.access(t, of("s-"+string(rune('a'+i%7))))))
+			}
+			for range 10 {
+				<-enter
+			}
+			// Refused ones are no load.
+			h.ServeHTTP(httptest.NewRecorder(), request("nonsense"))
+			h.ServeHTTP(httptest.NewRecorder(), request(s.access(t, of("s-x"), func(c *api.AccessClaims) { c.ServerID = "other" })))
+			time.Sleep(2 * time.Second)
+			last := func() events.Load { all := o.all(); return all[len(all)-1].heartbeat.Load }
+			if l := last(); l.InFlight != 10 || l.Sessions != 7 || l.Utilisation <= 0 {
+				t.Errorf("load %+v, want 10 in flight of 7 sessions", l)
+			}
+			close(leave)
+			time.Sleep(2 * time.Second)
+			if l := last(); l.InFlight != 0 || l.Sessions != 7 || l.P99 < 1900 || l.P99 > 2600 {
+				t.Errorf("load %+v, want none in flight and p99 about 2 s", l)
+			}
+			time.Sleep(2 * time.Minute)
+			if l := last(); l.Sessions != 0 || l.P99 != 0 {
+				t.Errorf("load %+v after two quiet minutes", l)
+			}
+		})
+	})
+}
+
+func request(token string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "/api/cart", nil)
+	r.Header.Set("Authorization", "Bearer "+token)
+	return r
+}
+
+// TestExpiryIsCheckedAtEachHit uses one token past its life: the cache must not keep it alive.
+func TestExpiryIsCheckedAtEachHit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{}
+		c := o.config()
+		s := newSigner(t, oneKeyID)
+		c.Watcher = oneKey{s}
+		run(t, c, func(a *server.Agent) {
+			h := a.Lock(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			token, began := s.access(t), time.Now()
+			end := time.Unix(began.Add(2*time.Minute).Unix(), 0).Add(api.Skew)
+			for time.Now().Before(end.Add(5 * time.Second)) {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, request(token))
+				want := http.StatusOK
+				if !time.Now().Before(end) {
+					want = http.StatusUnauthorized
+				}
+				if w.Code != want {
+					t.Fatalf("after %v: %d %s, want %d", time.Since(began), w.Code, w.Body, want)
+				}
+				if want != http.StatusOK && !strings.Contains(w.Body.String(), string(api.CodeTokenExpired)) {
+					t.Errorf("after %v: %s", time.Since(began), w.Body)
+				}
+				time.Sleep(250 * time.Millisecond)
+			}
+		})
+	})
+}
+
+// TestGapsAreReadAgain counts the reads of the recent past.
+func TestGapsAreReadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{readErr: errors.New("no leader")}
+		run(t, o.config(), func(a *server.Agent) {
+			time.Sleep(time.Minute)
+			if a.Ready() == nil {
+				t.Error("ready without having read the recent past")
+			}
+			if n, _ := o.read(); n < 10 || n > 40 {
+				t.Errorf("%d tries in a minute", n)
+			}
+			o.set(nil, nil)
+			time.Sleep(10 * time.Second)
+			if err := a.Ready(); err != nil {
+				t.Error(err)
+			}
+			n, _ := o.read()
+			time.Sleep(time.Minute)
+			if now, _ := o.read(); now != n {
+				t.Error("read again without a gap")
+			}
+			o.set(nil, errors.New("no leader"))
+			o.gap()
+			o.gap()
+			synctest.Wait()
+			if now, _ := o.read(); now != n+1 {
+				t.Errorf("read %d times after a gap", now-n)
+			}
+			if err := a.Ready(); err != nil {
+				t.Errorf("after a gap: %v", err)
+			}
+			o.set(nil, nil)
+			time.Sleep(20 * time.Second)
+			if _, since := o.read(); time.Since(since) < 5*time.Minute {
+				t.Errorf("read only the last %v", time.Since(since))
+			}
+		})
+	})
+}
+
+// TestOddEventsAreSkipped: none of these stops the listening.
+func TestOddEventsAreSkipped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{}
+		c := o.config()
+		metrics := prometheus.NewRegistry()
+		c.Metrics = metrics
+		s := newSigner(t, oneKeyID)
+		c.Watcher = oneKey{s}
+		run(t, c, func(a *server.Agent) {
+			subject := released("s", 1).Subject().String()
+			hear := o.heard[subject]
+			for _, data := range []string{"", "{", "null", `{"version":99}`, `{"version":1,"session":"session-1"}`} {
+				hear(subject, []byte(data))
+			}
+			hear("elsewhere", nil)
+			hear(revoked(region).Subject().String(), mustEncode(t, revoked("us-east-1", "session-1"))) // payload of another subject
+			other := released("session-1", 9)
+			other.Server = region + "-b"
+			hear(other.Subject().String(), mustEncode(t, other)) // not to us
+			w := httptest.NewRecorder()
+			h := a.Lock(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			if h.ServeHTTP(w, request(s.access(t))); w.Code != http.StatusOK {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+			hear(subject, mustEncode(t, released("session-1", 9)))
+			w = httptest.NewRecorder()
+			if h.ServeHTTP(w, request(s.access(t))); w.Code != http.StatusMisdirectedRequest {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		})
+		if got := counter(t, metrics, "berth_server_events_skipped_total"); got != 7 {
+			t.Errorf("%v events skipped, want 7", got)
+		}
+	})
+}
+
+func counter(t testing.TB, metrics prometheus.Gatherer, name string) float64 {
+	t.Helper()
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// TestSilenceIsLoggedOnce is about an outage of hours.
+func TestSilenceIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{}
+		c := o.config()
+		var log bytes.Buffer
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+		run(t, c, func(*server.Agent) {
+			time.Sleep(10 * time.Second)
+			o.set(errors.New("no connection"), nil)
+			time.Sleep(time.Hour)
+			before := len(o.all())
+			o.set(nil, nil)
+			time.Sleep(2 * time.Second)
+			if len(o.all()) == before {
+				t.Error("no heartbeat after the outage")
+			}
+		})
+		if lost, again := strings.Count(log.String(), "heartbeats are not sent"), strings.Count(log.String(), "heartbeats are sent again"); lost != 1 || again != 1 {
+			t.Errorf("logged %d and %d times, want once each:\n%s", lost, again, log.String())
+		}
+	})
+}
+
+// TestStartWithoutNATS waits for it, however long.
+func TestStartWithoutNATS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{down: errors.New("no connection")}
+		run(t, o.config(), func(a *server.Agent) {
+			time.Sleep(time.Hour)
+			if a.Ready() == nil {
+				t.Error("ready without NATS")
+			}
+			o.set(nil, nil)
+			time.Sleep(10 * time.Second)
+			if err := a.Ready(); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+// TestHeartbeatsOverNATS has the last word of a server arrive through a closing connection.
+func TestHeartbeatsOverNATS(t *testing.T) {
+	url := jetstreamtest.Shared(t)
+	watcher := jetstreamtest.Provisioned(t, url)
+	conn, err := jetstream.Dial(t.Context(), jetstream.Config{URL: url, Role: "server"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	heartbeats := make(chan *events.Heartbeat, 100)
+	stop, err := bus{watcher}.Subscribe(t.Context(), events.Subject{Kind: events.KindHeartbeat}.Filter(), func(subject string, data []byte) {
+		e, err := events.Decode(subject, data)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		heartbeats <- e.(*events.Heartbeat)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	c := config(t, conn)
+	c.Interval = 100 * time.Millisecond
+	a, end := start(t, c)
+	first := <-heartbeats
+	if second := <-heartbeats; first.State != events.StateUp || second.Seq != first.Seq+1 || second.Boot != first.Boot {
+		t.Errorf("%+v after %+v", second, first)
+	}
+	a.Drain()
+	for h := range heartbeats {
+		if h.State == events.StateDraining {
+			break
+		}
+	}
+	end()
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case h := <-heartbeats:
+			if h.State == events.StateLeft {
+				return
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("the server left without a word")
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// passDeadline is how long a token service may take, all hops together.
+const passDeadline = 10 * time.Second
+
+// passedOn are the headers of a client's request that a token service gets. Nothing else is,
+// for a token service believes the rest to be ours.
+var passedOn = [...]string{"Authorization", "Content-Type", "Accept", "If-None-Match", "User-Agent"}
+
+// TokenPaths passes every path of api.Routes below the prefix ("/", or "/berth" say) on to
+// the token services of the server's region, and their answers back. Config.AuthURL is the
+// URL that the prefix makes. Mount it beside the API, outside of Lock:
+//
+//	mux.Handle("/berth/", agent.TokenPaths("/berth"))
+//	mux.Handle("/", agent.Lock(api))
+//
+// A request travels with its deadline, the client's address, the region where it arrived and
+// the lock floor of its session, so that no token below the floor is given out. While no
+// token service answers, the reply is 503 unavailable with Retry-After, on the paths of
+// OAuth temporarily_unavailable.
+func (a *Agent) TokenPaths(prefix string) http.Handler {
+	prefix = strings.TrimRight("/"+strings.Trim(prefix, "/"), "/")
+	mux := http.NewServeMux()
+	for _, route := range api.Routes() {
+		mux.Handle(route.Method+" "+prefix+route.Path, a.passOn(route))
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeProblem(w, &api.Error{Code: api.CodeInvalidRequest, Detail: "no such path: " + r.Method + " " + r.URL.Path})
+	})
+	return mux
+}
+
+// passOn serves one route.
+func (a *Agent) passOn(route api.Route) http.Handler {
+	refuse := writeProblem
+	if strings.HasPrefix(route.Path, "/oauth/") {
+		refuse = writeOAuthError
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		deadline := deadlineOf(r, time.Now())
+		ctx, cancel := context.WithDeadline(r.Context(), deadline)
+		defer cancel()
+		body, refusal := readBody(w, r)
+		if refusal != nil {
+			refuse(w, refusal)
+			return
+		}
+		session, jurisdiction := peek(route.RPC, body)
+		header := a.passedHeader(r, deadline, session)
+		answer, err := a.askTokens(ctx, jurisdiction, route.RPC, header, body)
+		if err != nil && route.Method == http.MethodGet && ctx.Err() == nil {
+			answer, err = a.askTokens(ctx, jurisdiction, route.RPC, header, body)
+		}
+		if err != nil {
+			refuse(w, unavailable("the region's token services do not answer", err))
+			return
+		}
+		answer.write(w)
+	})
+}
+
+// deadlineOf returns the time after which nobody wants the answer: the client's if it names
+// one, at most passDeadline from now.
+func deadlineOf(r *http.Request, now time.Time) time.Time {
+	deadline := now.Add(passDeadline)
+	if at, err := time.Parse(time.RFC3339Nano, r.Header.Get(api.HeaderDeadline)); err == nil && at.Before(deadline) {
+		return at
+	}
+	return deadline
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *api.Error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, &api.Error{Code: api.CodeTooLarge, Detail: fmt.Sprintf("a body has at most %d bytes", api.MaxBody)}
+	case err != nil:
+		return nil, &api.Error{Code: api.CodeInvalidRequest, Detail: "the body ended early"}
+	}
+	return body, nil
+}
+
+// passedHeader returns the headers of a request passed on for the session, "" if unknown.
+func (a *Agent) passedHeader(r *http.Request, deadline time.Time, session string) http.Header {
+	h := http.Header{}
+	for _, name := range passedOn {
+		if values := r.Header.Values(name); len(values) > 0 {
+			h[name] = values
+		}
+	}
+	h.Set(api.HeaderDeadline, deadline.UTC().Format(time.RFC3339Nano))
+	h.Set(api.HeaderArrived, a.cfg.Region)
+	h.Set(api.HeaderClientAddress, a.cfg.ClientAddress(r))
+	if floor := a.sessions.floor(session); floor.Number > 0 {
+		h.Set(api.HeaderFloor, fmt.Sprintf("%d.%s", floor.Number, floor.Region))
+	}
+	return h
+}
+
+// peerAddress returns the address of the connection's other end.
+func peerAddress(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// peek looks into the refresh token of a request, without verification: the answer rests with
+// the token service that verifies it. A request without one is of no session and of the
+// global jurisdiction.
+func peek(method string, body []byte) (session, jurisdiction string) {
+	var token string
+	switch method {
+	case api.MethodRefresh, api.MethodLogout:
+		var in struct {
+			RefreshToken string `json:"refreshToken"`
+		}
+		if json.Unmarshal(body, &in) == nil {
+			token = in.RefreshToken
+		}
+	case api.MethodToken, api.MethodRevoke:
+		form, _ := url.ParseQuery(string(body)) // what could be parsed is enough
+		token = form.Get("refresh_token")
+		if method == api.MethodRevoke {
+			token = form.Get("token")
+		}
+	}
+	var claims struct {
+		SessionID    string `json:"sid"`
+		Jurisdiction string `json:"jurisdiction"`
+	}
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
+			_ = json.Unmarshal(payload, &claims) // a broken token is for the token service to refuse
+		}
+	}
+	if !events.ValidToken(claims.Jurisdiction) {
+		claims.Jurisdiction = events.GlobalJurisdiction
+	}
+	return claims.SessionID, claims.Jurisdiction
+}
+
+// answer is a token service's reply.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// askTokens asks the token services of the region once.
+func (a *Agent) askTokens(ctx context.Context, jurisdiction, method string, header http.Header, body []byte) (answer, error) {
+	subject := events.Subject{
+		Kind: events.KindRPC, Service: "tokens", Jurisdiction: jurisdiction, Region: a.cfg.Region, Method: method,
+	}
+	got, err := a.call(ctx, subject.String(), header, body)
+	outcome := "answered"
+	if err != nil {
+		outcome = "failed"
+	}
+	a.metrics.passed.WithLabelValues(method, outcome).Inc()
+	return got, err
+}
+
+func (a *Agent) call(ctx context.Context, subject string, header http.Header, body []byte) (answer, error) {
+	if err := ctx.Err(); err != nil { // past its deadline nobody wants it
+		return answer{}, err
+	}
+	h, data, err := a.cfg.Caller.Call(ctx, subject, header, body)
+	if err != nil {
+		return answer{}, fmt.Errorf("call %s: %w", subject, err)
+	}
+	got := answer{header: http.Header{}, body: data}
+	for name, values := range h {
+		got.header[http.CanonicalHeaderKey(name)] = values
+	}
+	if got.status, err = strconv.Atoi(got.header.Get(api.HeaderStatus)); err != nil || got.status < 200 || got.status > 599 {
+		return answer{}, fmt.Errorf("call %s: the reply has no HTTP status", subject)
+	}
+	return got, nil
+}
+
+// write sends the answer on, but for what concerns the way that it came.
+func (g *answer) write(w http.ResponseWriter) {
+	for name, values := range g.header {
+		switch {
+		case name == api.HeaderStatus, name == "Connection", name == "Content-Length", name == "Transfer-Encoding",
+			strings.HasPrefix(name, "Nats-"):
+		default:
+			w.Header()[name] = values
+		}
+	}
+	w.WriteHeader(g.status)
+	// An error of Write is the client's: it has gone.
+	_, _ = w.Write(g.body)
+}
