@@ -119,17 +119,25 @@ func (p *publicKeys) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// exchange publishes and asks every keyExchange, sooner while something is missing.
+// exchange publishes the own keys and asks the other regions for theirs: each second those
+// of which nothing is known yet, all of them every keyExchange.
 func (p *publicKeys) exchange(ctx context.Context) {
+	tick := time.NewTicker(keyRetry)
+	defer tick.Stop()
+	var asked time.Time
 	for {
-		wait := keyExchange
-		if !p.publish(ctx) || !p.askAll(ctx) {
-			wait = keyRetry
+		now := time.Now()
+		all := now.Sub(asked) >= keyExchange
+		if all || !p.published.Load() {
+			p.published.Store(p.publish(ctx))
+		}
+		if p.askView(ctx, all) && all {
+			asked = now
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		case <-tick.C:
 		}
 	}
 }
@@ -146,7 +154,6 @@ func (p *publicKeys) publish(ctx context.Context) bool {
 			return false
 		}
 	}
-	p.published.Store(true)
 	return true
 }
 
@@ -158,20 +165,33 @@ func (p *publicKeys) store(ctx context.Context, kid string, key ed25519.PublicKe
 	return p.cfg.Keyshare.Put(ctx, kid, document)
 }
 
-// askAll asks each other region of the view for its keys; it reports whether there is a
-// view and all of them answered.
-func (p *publicKeys) askAll(ctx context.Context) bool {
+// askView asks other regions of the view for their keys: all of them, or those of which no
+// key is known. It reports whether there is a view and every region that was asked answered.
+func (p *publicKeys) askView(ctx context.Context, all bool) bool {
 	view := p.cfg.View()
 	if view == nil {
 		return false
 	}
-	all := true
+	answered := true
 	for _, r := range view.Regions {
-		if r.Name != p.cfg.Region && p.askRegion(ctx, r.Name) != nil {
-			all = false
+		if r.Name == p.cfg.Region || (!all && p.knows(r.Name)) {
+			continue
+		}
+		if err := p.askRegion(ctx, r.Name); err != nil {
+			answered = false
 		}
 	}
-	return all
+	return answered
+}
+
+// knows reports whether any key of a region is known.
+func (p *publicKeys) knows(region string) bool {
+	for _, kid := range p.set.Load().IDs() {
+		if keyRegion(kid) == region {
+			return true
+		}
+	}
+	return false
 }
 
 // askRegion asks one region for its keys and stores those that are new here.

@@ -60,7 +60,9 @@ func startProcesses(t *testing.T, regions ...string) dev.Ready {
 			// Every region has to know every server before the job begins.
 			eventually(t, 30*time.Second, "servers of "+r.Region+" at "+way.URL, func() bool {
 				status, body := c.call("GET", way.Admin+"/v1/servers", "", nil, nil)
-				return status == 200 && strings.Contains(body, r.Servers[0].ID) && strings.Contains(body, r.Servers[1].ID)
+				_, keys := c.call("GET", way.URL+"/.well-known/jwks.json", "", nil, nil)
+				return status == 200 && strings.Contains(body, r.Servers[0].ID) && strings.Contains(body, r.Servers[1].ID) &&
+					strings.Contains(keys, `"`+r.Region+".")
 			})
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/berthhq/berth/cmd/internal/service"
+	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/tokens"
 )
 
@@ -116,52 +117,82 @@ func (f *fleet) writeReadyFile() error {
 	return nil
 }
 
-// viewTimeout is how long the servers may take to be known everywhere.
+// viewTimeout is how long the servers and keys may take to be known everywhere.
 const viewTimeout = 20 * time.Second
 
-// awaitView returns once every region's token service knows every server as up.
+// awaitView returns once every region's token service knows every server as up, and every
+// region's key.
 func (f *fleet) awaitView(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, viewTimeout)
 	defer cancel()
-	want := len(f.regions) * f.cfg.Servers
 	for _, r := range f.regions {
-		for {
-			have, err := countServers(ctx, r.admin)
-			if err == nil && have >= want {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("region %s knows %d of %d servers: %w", r.name, have, want, ctx.Err())
-			case <-time.After(20 * time.Millisecond):
-			}
+		if err := poll(ctx, func() error { return f.knows(ctx, r) }); err != nil {
+			return fmt.Errorf("region %s: %w", r.name, err)
 		}
 	}
 	return nil
 }
 
-// countServers asks an admin listener how many servers are up.
-func countServers(ctx context.Context, admin string) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, admin+"/v1/servers", nil)
-	if err != nil {
-		return 0, err
+// poll calls ready until it returns nil, or ctx ends.
+func poll(ctx context.Context, ready func() error) error {
+	for {
+		err := ready()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = resp.Body.Close() }()
+}
+
+// knows returns nil if a region knows the whole fleet.
+func (f *fleet) knows(ctx context.Context, r *region) error {
 	var list service.AdminServers
-	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
-		return 0, err
+	if err := get(ctx, r.admin+"/v1/servers", &list); err != nil {
+		return err
 	}
 	up := 0
 	for _, s := range list.Servers {
-		if s.State == "up" {
+		if s.State == events.StateUp {
 			up++
 		}
 	}
-	return up, nil
+	if want := len(f.regions) * f.cfg.Servers; up < want {
+		return fmt.Errorf("it knows %d of %d servers", up, want)
+	}
+	var keys struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := get(ctx, r.tokens+"/.well-known/jwks.json", &keys); err != nil {
+		return err
+	}
+	if len(keys.Keys) < len(f.regions) {
+		return fmt.Errorf("it knows %d of %d keys", len(keys.Keys), len(f.regions))
+	}
+	return nil
+}
+
+// get reads a JSON document.
+func get(ctx context.Context, url string, out any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return fmt.Errorf("get %s: %w", url, err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("get %s: %w", url, err)
+	}
+	defer func() { _ = resp.Body.Close() }() // decoded already
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("get %s: status %d", url, resp.StatusCode)
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("get %s: %w", url, err)
+	}
+	return nil
 }
 
 // announce writes the ready file and prints the table.
