@@ -25,7 +25,7 @@ const Version = 1
 // into parts well below it (MaxViewPart).
 const MaxSize = 1 << 20
 
-// MaxHeartbeat is the largest heartbeat, in bytes, that a registry reads.
+// MaxHeartbeat is the largest heartbeat or load report, in bytes, that a registry reads.
 const MaxHeartbeat = 64 << 10
 
 // MaxViewPart is the size, in bytes, that one part of a full view update stays below.
@@ -59,6 +59,9 @@ func Encode(e Event) ([]byte, error) {
 	if err != nil {
 		return nil, malformed("%s: %v", e.Subject(), err)
 	}
+	if err := checkSize(e.Subject(), data); err != nil {
+		return nil, err
+	}
 	return data, nil
 }
 
@@ -71,12 +74,8 @@ func Decode(subject string, data []byte) (Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	limit := MaxSize
-	if s.Kind == KindHeartbeat || s.Kind == KindLoad {
-		limit = MaxHeartbeat
-	}
-	if len(data) > limit {
-		return nil, malformed("%s: %d bytes, at most %d are read", s, len(data), limit)
+	if err := checkSize(s, data); err != nil {
+		return nil, err
 	}
 	e := s.Kind.zero()
 	if e == nil {
@@ -126,7 +125,19 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 }
 
-// header is what every event carries.
+// checkSize fails on a payload that is larger than its kind may be.
+func checkSize(s Subject, data []byte) error {
+	limit := MaxSize
+	if s.Kind == KindHeartbeat || s.Kind == KindLoad {
+		limit = MaxHeartbeat
+	}
+	if len(data) > limit {
+		return malformed("%s: %d bytes, at most %d are read", s, len(data), limit)
+	}
+	return nil
+}
+
+// checkHeader checks what every event carries.
 func checkHeader(version int, at time.Time) error {
 	switch {
 	case version < 1:

@@ -71,7 +71,8 @@ type Decision struct {
 //  2. Server down, left, unknown or found dead: move, server_down, or region_down if no
 //     server of its region is alive; twice out of this client's reach: move,
 //     unreachable_from_client. Neither a critical task nor a cooldown holds it.
-//  3. The deadline of the server's drain has passed: move, server_draining, likewise.
+//  3. The deadline of the server's drain has passed: move, server_draining, likewise, if
+//     another server can take the session.
 //  4. A critical task within its bound: stay, critical_task. A move that any rule below
 //     makes in spite of a task whose bound has passed has the reason critical_expired.
 //  5. Server draining: move at this safe point, server_draining, with the probability that
@@ -153,7 +154,9 @@ func (q *query) rule(now time.Time) choice {
 	}
 	draining, since := q.drain()
 	if draining && q.p.drainOver(since, now) {
-		return q.place(ReasonServerDraining)
+		if target, ok := q.destination(); ok {
+			return choice{verdict: VerdictMove, reason: ReasonServerDraining, at: target}
+		}
 	}
 	if q.r.Critical {
 		if !q.p.criticalOver(q.r.CriticalSince, now) {

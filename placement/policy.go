@@ -73,8 +73,10 @@ func (p Policy) Validate() error {
 		name  string
 		value time.Duration
 	}{
-		{"critical bound", p.CriticalBound}, {"cooldown", p.Cooldown},
-		{"drain deadline", p.DrainDeadline}, {"refresh interval", p.RefreshInterval},
+		{"critical bound", p.CriticalBound},
+		{"cooldown", p.Cooldown},
+		{"drain deadline", p.DrainDeadline},
+		{"refresh interval", p.RefreshInterval},
 	} {
 		if d.value < 0 {
 			return fmt.Errorf("%s %s: want 0 (the default) or more", d.name, d.value)

@@ -28,10 +28,6 @@ type Server struct {
 	Replication map[string]string
 }
 
-// usable reports whether new sessions may be placed on the server: no suspect, draining,
-// down or left server ever gets one.
-func (s *Server) usable() bool { return s.State == events.StateUp && s.Capacity > 0 }
-
 // Bounds of the numbers in a view, so that sums over it stay finite.
 const (
 	maxCapacity    = 1e9
@@ -62,7 +58,8 @@ type Region struct {
 	fallbacks []int
 }
 
-// usable reports whether the server at an index takes new sessions.
+// usable reports whether new sessions may be placed on the server at an index: no suspect,
+// draining, down or left server ever gets one.
 func (r *Region) usable(i int) bool {
 	return r.State[i] == events.StateUp && r.Capacity[i] > 0
 }

@@ -1,6 +1,7 @@
 package jetstreamtest
 
 import (
+	"bytes"
 	"encoding/json"
 	"net"
 	"os"
@@ -83,15 +84,20 @@ func (p *Process) Kill() {
 func (p *Process) Start(t testing.TB) {
 	t.Helper()
 	config := filepath.Join(p.cfg.StoreDir, "nats.json")
-	data, err := json.MarshalIndent(p.cfg.file(), "", "  ")
+	// The program reads JSON, but not its escapes: a ">" has to stand as it is.
+	var data bytes.Buffer
+	encoder := json.NewEncoder(&data)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(p.cfg.file())
 	if err == nil {
-		err = os.WriteFile(config, data, 0o600)
+		err = os.WriteFile(config, data.Bytes(), 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	logFile := filepath.Join(p.cfg.StoreDir, "nats.log")
 	p.cmd = exec.Command(p.cfg.Binary, "--config", config, "--log", logFile)
+	p.cmd.Stderr = os.Stderr // what is wrong with the configuration is said there alone
 	if err := p.cmd.Start(); err != nil {
 		p.cmd = nil
 		t.Fatalf("start %s: %v", p.cfg.Binary, err)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -70,10 +71,9 @@ type Audience []string
 
 // UnmarshalJSON accepts a string or an array of strings.
 func (a *Audience) UnmarshalJSON(data []byte) error {
-	var one string
-	if json.Unmarshal(data, &one) == nil {
-		*a = Audience{one}
-		return nil
+	if len(data) > 0 && data[0] == '"' {
+		*a = make(Audience, 1)
+		return json.Unmarshal(data, &(*a)[0])
 	}
 	return json.Unmarshal(data, (*[]string)(a))
 }
@@ -95,8 +95,19 @@ var reserved = map[string]bool{
 	"cnf": true,
 }
 
-// Reserved reports whether name is a claim that berth sets itself.
-func Reserved(name string) bool { return reserved[name] }
+// Reserved reports whether name is a claim that berth sets itself, or would be read as one:
+// encoding/json matches names without regard to case.
+func Reserved(name string) bool {
+	if reserved[name] {
+		return true
+	}
+	for r := range reserved {
+		if strings.EqualFold(r, name) {
+			return true
+		}
+	}
+	return false
+}
 
 // MarshalJSON writes the application's claims beside berth's.
 func (c AccessClaims) MarshalJSON() ([]byte, error) {

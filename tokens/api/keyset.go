@@ -24,14 +24,21 @@ func NewKeySet(keys map[string]ed25519.PublicKey) *KeySet {
 	return s
 }
 
-// ParseKeySet reads a JWKS document, RFC 7517. Keys that are not Ed25519 are left out.
+// ParseKeySet reads a JWKS document, RFC 7517. Keys that are not sound public Ed25519 keys
+// with an id are left out, so that one of a newer kind hides no other.
 func ParseKeySet(data []byte) (*KeySet, error) {
-	var doc jose.JSONWebKeySet
+	var doc struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
 	if err := json.Unmarshal(data, &doc); err != nil {
 		return nil, fmt.Errorf("parse key set: %w", err)
 	}
 	s := &KeySet{keys: make(map[string]ed25519.PublicKey, len(doc.Keys))}
-	for _, k := range doc.Keys {
+	for _, raw := range doc.Keys {
+		var k jose.JSONWebKey
+		if json.Unmarshal(raw, &k) != nil {
+			continue
+		}
 		if pub, ok := k.Key.(ed25519.PublicKey); ok && k.KeyID != "" {
 			s.keys[k.KeyID] = pub
 		}

@@ -56,6 +56,10 @@ func (v *Verifier) verify(token, typ string, c jwt.Claims, now time.Time) error 
 	if len(token) > MaxToken {
 		return &Error{Code: CodeInvalidToken, Detail: "the token is too long"}
 	}
+	if v.Issuer == "" || v.Audience == "" {
+		// The parser would take an empty issuer for "any".
+		return &Error{Code: CodeInvalidToken, Detail: "no issuer and audience are configured to accept"}
+	}
 	parser := jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
 		jwt.WithIssuer(v.Issuer), jwt.WithAudience(v.Audience),
@@ -67,6 +71,9 @@ func (v *Verifier) verify(token, typ string, c jwt.Claims, now time.Time) error 
 			return nil, fmt.Errorf("token of type %q where %q is wanted", got, typ)
 		}
 		kid, _ := t.Header["kid"].(string)
+		if kid == "" {
+			return nil, errors.New("token names no key")
+		}
 		key, ok := v.Key(kid)
 		if !ok {
 			return nil, fmt.Errorf("%w %q", ErrUnknownKey, kid)
