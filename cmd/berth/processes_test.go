@@ -18,12 +18,24 @@ import (
 // TestProcesses runs the main job on separate processes: a NATS server for each of three
 // regions and one for the hub, and a registry, a token service and two servers in each.
 func TestProcesses(t *testing.T) {
-	ready := startProcesses(t, "us-east-1", "eu-west-1", "ap-southeast-1")
-	mainJob(t, ready)
+	mainJob(t, startProcesses(t, "us-east-1", "eu-west-1", "ap-southeast-1").ready)
+}
+
+// processes is a fleet of separate processes.
+type processes struct {
+	ready   dev.Ready
+	regions map[string]*regionProcesses
+}
+
+// regionProcesses are the services of a region and how they were started.
+type regionProcesses struct {
+	registry, tokens         *process
+	registryArgs, tokensArgs []string
+	way                      dev.Way
 }
 
 // startProcesses runs a fleet as its operators would.
-func startProcesses(t *testing.T, regions ...string) dev.Ready {
+func startProcesses(t *testing.T, regions ...string) *processes {
 	t.Helper()
 	dir := t.TempDir()
 	program := tool(t, "nats-server")
@@ -40,53 +52,67 @@ func startProcesses(t *testing.T, regions ...string) dev.Ready {
 	}
 	// The front is the geo-DNS's stand-in. Its URL is the issuer, so it has to be known first.
 	front := httptest.NewUnstartedServer(nil)
-	ready := dev.Ready{
+	f := &processes{regions: map[string]*regionProcesses{}, ready: dev.Ready{
 		GlobalURL: "http://" + front.Listener.Addr().String(),
 		Users:     []dev.User{{Username: "ada", Password: "ada-dev"}},
-	}
+	}}
 	var ways []dev.Way
 	for _, name := range regions {
 		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{Binary: program, Region: name, Hubs: []string{hub.LeafURL()}})
-		region, way := startRegion(t, dir, name, nats.ClientURL(), users, ready.GlobalURL)
-		ready.Regions = append(ready.Regions, region)
-		ways = append(ways, way)
+		f.startRegion(t, dir, name, nats.ClientURL(), users)
+		ways = append(ways, f.regions[name].way)
 	}
 	front.Config.Handler = dev.NewFront(ways)
 	front.Start()
 	t.Cleanup(front.Close)
-	c := client{t: t}
-	for _, r := range ready.Regions {
-		for _, way := range ways {
-			// Every region has to know every server before the job begins.
-			eventually(t, 30*time.Second, "servers of "+r.Region+" at "+way.URL, func() bool {
-				status, body := c.call("GET", way.Admin+"/v1/servers", "", nil, nil)
-				_, keys := c.call("GET", way.URL+"/.well-known/jwks.json", "", nil, nil)
-				return status == 200 && strings.Contains(body, r.Servers[0].ID) && strings.Contains(body, r.Servers[1].ID) &&
-					strings.Contains(keys, `"`+r.Region+".")
-			})
-		}
+	for _, way := range ways {
+		f.awaitKnown(t, way)
 	}
-	return ready
+	return f
+}
+
+// awaitKnown waits until a token service knows every server and key.
+func (f *processes) awaitKnown(t *testing.T, way dev.Way) {
+	t.Helper()
+	c := client{t: t}
+	for _, r := range f.ready.Regions {
+		eventually(t, 30*time.Second, "servers of "+r.Region+" at "+way.URL, func() bool {
+			_, body := c.call("GET", way.Admin+"/v1/servers", "", nil, nil)
+			_, keys := c.call("GET", way.URL+"/.well-known/jwks.json", "", nil, nil)
+			return strings.Contains(body, r.Servers[0].ID) && strings.Contains(body, r.Servers[1].ID) &&
+				strings.Contains(keys, `"`+r.Region+".")
+		})
+	}
 }
 
 // startRegion runs the services and servers of a region.
-func startRegion(t *testing.T, dir, name, nats, users, issuer string) (dev.ReadyRegion, dev.Way) {
+func (f *processes) startRegion(t *testing.T, dir, name, nats, users string) {
 	t.Helper()
 	key := filepath.Join(dir, name+".key")
 	if out, err := berth(t.Context(), t, "keys", "generate", "--out", key).CombinedOutput(); err != nil {
 		t.Fatalf("generate key: %v\n%s", err, out)
 	}
-	start(t, "registry", "--nats", nats, "--region", name, "--admin", "127.0.0.1:0")
-	service := start(t, "tokens", "--nats", nats, "--region", name, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-		"--issuer", issuer, "--key-file", key, "--users-file", users, "--trust-location")
-	region := dev.ReadyRegion{Region: name, NATSURL: nats, TokensURL: said(t, service, "serving on ")}
+	// The ports are fixed, so that a service that is started again is found where it was.
+	listen, admin := jetstreamtest.FreePort(t), jetstreamtest.FreePort(t)
+	r := &regionProcesses{
+		registryArgs: []string{"registry", "--nats", nats, "--region", name, "--admin", "127.0.0.1:0"},
+		tokensArgs: []string{
+			"tokens", "--nats", nats, "--region", name, "--listen", fmt.Sprintf("127.0.0.1:%d", listen),
+			"--admin", fmt.Sprintf("127.0.0.1:%d", admin), "--issuer", f.ready.GlobalURL,
+			"--key-file", key, "--users-file", users, "--trust-location",
+		},
+	}
+	r.registry, r.tokens = start(t, r.registryArgs...), start(t, r.tokensArgs...)
+	region := dev.ReadyRegion{Region: name, NATSURL: nats, TokensURL: said(t, r.tokens, "serving on ")}
 	for _, suffix := range []string{"a", "b"} {
 		id := name + "-" + suffix
 		s := start(t, "demo", "--nats", nats, "--region", name, "--server", id, "--listen", "127.0.0.1:0",
-			"--issuer", issuer, "--location", dev.Location(name).String())
+			"--issuer", f.ready.GlobalURL, "--location", dev.Location(name).String())
 		region.Servers = append(region.Servers, dev.ReadyServer{ID: id, URL: said(t, s, "serving on "), PID: s.cmd.Process.Pid})
 	}
-	return region, dev.Way{Region: name, URL: region.TokensURL, Admin: said(t, service, "admin on ")}
+	r.way = dev.Way{Region: name, URL: region.TokensURL, Admin: said(t, r.tokens, "admin on ")}
+	f.regions[name] = r
+	f.ready.Regions = append(f.ready.Regions, region)
 }
 
 // said waits for a line with the prefix and returns the rest of it.
