@@ -183,8 +183,8 @@ func describes(t *testing.T, doc *asyncapi, goType reflect.Type, s schema, seen 
 func describesFields(t *testing.T, doc *asyncapi, goType reflect.Type, s schema, seen map[string]bool) {
 	t.Helper()
 	var names, required []string
-	for i := range goType.NumField() {
-		name, options, _ := strings.Cut(goType.Field(i).Tag.Get("json"), ",")
+	for field := range goType.Fields() {
+		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
 		names = append(names, name)
 		if options == "" {
 			required = append(required, name)
@@ -194,7 +194,7 @@ func describesFields(t *testing.T, doc *asyncapi, goType reflect.Type, s schema,
 			t.Errorf("%s: field %s is not described", goType, name)
 			continue
 		}
-		describes(t, doc, goType.Field(i).Type, property, seen)
+		describes(t, doc, field.Type, property, seen)
 	}
 	slices.Sort(names)
 	if diff := cmp.Diff(names, slices.Sorted(maps.Keys(s.Properties))); diff != "" {

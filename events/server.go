@@ -132,8 +132,11 @@ func (l Load) check() error {
 		name  string
 		value float64
 	}{
-		{"sessions", float64(l.Sessions)}, {"in_flight", float64(l.InFlight)},
-		{"max_in_flight", float64(l.MaxInFlight)}, {"cpu", l.CPU}, {"p99_ms", l.P99},
+		{"sessions", float64(l.Sessions)},
+		{"in_flight", float64(l.InFlight)},
+		{"max_in_flight", float64(l.MaxInFlight)},
+		{"cpu", l.CPU},
+		{"p99_ms", l.P99},
 		{"utilisation", l.Utilisation},
 	} {
 		if f.value < 0 || math.IsNaN(f.value) || math.IsInf(f.value, 0) {

@@ -65,7 +65,7 @@ func (s *Service) v1(mux *http.ServeMux) huma.API {
 	config := huma.DefaultConfig("berth token service", "v1")
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
 	config.AllowAdditionalPropertiesByDefault = true // what a newer client sends besides is ignored
-	config.CreateHooks = nil // no $schema links: the paths may stand under a prefix
+	config.CreateHooks = nil                         // no $schema links: the paths may stand under a prefix
 	config.Transformers = []huma.Transformer{ownProblem}
 	a := humago.New(mux, config)
 	serve[api.LoginRequest, api.TokensReply](s, a, "login", http.MethodPost, "/v1/login", "Start a session", s.serveLogin)

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"flag"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -96,9 +97,7 @@ func TestForgedTokens(t *testing.T) {
 	sign := func(method jwt.SigningMethod, key any, change func(head map[string]any, claims jwt.MapClaims)) string {
 		t.Helper()
 		forged := jwt.MapClaims{}
-		for name, value := range claims {
-			forged[name] = value
-		}
+		maps.Copy(forged, claims)
 		token := jwt.NewWithClaims(method, forged)
 		token.Header["typ"], token.Header["kid"] = api.TypeRefresh, kid
 		change(token.Header, forged)
@@ -161,9 +160,7 @@ func TestSignedForeignTokens(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			claims := jwt.MapClaims{}
-			for name, value := range base {
-				claims[name] = value
-			}
+			maps.Copy(claims, base)
 			c.change(claims)
 			token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims)
 			token.Header["typ"], token.Header["kid"] = api.TypeRefresh, f.keys.Signing()

@@ -109,13 +109,12 @@ func oauthCode(code api.Code, status int) (int, string) {
 		return http.StatusBadRequest, "invalid_grant"
 	case api.CodeInvalidRequest, api.CodeTooLarge:
 		return http.StatusBadRequest, "invalid_request"
-	case api.CodeRefreshSuperseded:
-		return http.StatusServiceUnavailable, "temporarily_unavailable"
-	}
-	if status == http.StatusTooManyRequests {
+	default:
+		if status != http.StatusTooManyRequests {
+			status = http.StatusServiceUnavailable
+		}
 		return status, "temporarily_unavailable"
 	}
-	return http.StatusServiceUnavailable, "temporarily_unavailable"
 }
 
 // serveRevoke ends a session, RFC 7009: a token that is not valid is as good as revoked.

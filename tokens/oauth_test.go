@@ -47,7 +47,12 @@ func TestOAuthClient(t *testing.T) {
 		t.Errorf("a superseded token: %v", err)
 	}
 	form := url.Values{"token": {third.RefreshToken}}
-	resp, err := http.PostForm(srv.URL+"/oauth/revoke", form)
+	revoke, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/oauth/revoke", strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoke.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := http.DefaultClient.Do(revoke)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,12 +101,7 @@ func startDev(t *testing.T, args ...string) (*process, dev.Ready) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "ready.json")
 	p := start(t, append([]string{"dev", "--base-port", "0", "--ready-file", file}, args...)...)
-	var ready dev.Ready
-	p.eventually(t, 60*time.Second, "the ready file", func() bool {
-		data, err := os.ReadFile(file)
-		return err == nil && json.Unmarshal(data, &ready) == nil
-	})
-	return p, ready
+	return p, readyFile(t, p, file)
 }
 
 // eventually polls until ok, or fails the test if the process ends first or time runs out.

@@ -18,9 +18,7 @@ type KeySet struct {
 // NewKeySet returns a set of the given keys.
 func NewKeySet(keys map[string]ed25519.PublicKey) *KeySet {
 	s := &KeySet{keys: make(map[string]ed25519.PublicKey, len(keys))}
-	for kid, key := range keys {
-		s.keys[kid] = key
-	}
+	maps.Copy(s.keys, keys)
 	return s
 }
 

@@ -169,7 +169,7 @@ func (f *fleet) startServers(ctx, inner context.Context, g *errgroup.Group) erro
 	return f.awaitView(ctx)
 }
 
-// serverID returns the id of a region's k-th server: a, b, … z, aa, …
+// serverID returns the id of a region's k-th server: a to z, then aa and on.
 func serverID(region string, k int) string {
 	suffix := ""
 	for ; ; k = k/26 - 1 {

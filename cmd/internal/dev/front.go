@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -58,9 +59,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			continue
 		}
-		for name, values := range reply.Header {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), reply.Header)
 		w.WriteHeader(reply.StatusCode)
 		_, _ = io.Copy(w, reply.Body) // the client has gone; there is nobody to tell
 		_ = reply.Body.Close()

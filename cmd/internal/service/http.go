@@ -47,9 +47,9 @@ func ServeHTTP(ctx context.Context, l net.Listener, handler http.Handler) error 
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	if err := srv.Shutdown(stop); err != nil {
-		err = srv.Close() // what still hangs after the drain is cut
-		<-failed
-		return err
+		if err := srv.Close(); err != nil { // what still hangs after the drain is cut
+			return fmt.Errorf("close http on %s: %w", l.Addr(), err)
+		}
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve http on %s: %w", l.Addr(), err)
