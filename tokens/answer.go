@@ -113,7 +113,7 @@ func (s *Service) revokedEvent(session string, now time.Time) *events.Revoked {
 
 // decisionEvent records a decision with all that it was founded on.
 func (s *Service) decisionEvent(view *registry.View, p placement.Request, d placement.Decision, before events.Epoch, now time.Time) *events.Decision {
-	e := &events.Decision{
+	return &events.Decision{
 		Version: events.Version, Region: s.cfg.Region, At: now.UTC(),
 		Session: p.Session, Generation: p.Generation, Epoch: before,
 		Verdict: string(d.Verdict), Reason: string(d.Reason), Policy: d.Policy,
@@ -124,7 +124,6 @@ func (s *Service) decisionEvent(view *registry.View, p placement.Request, d plac
 			Location: p.Location, Dead: p.Dead, Unreachable: p.Unreachable,
 		},
 	}
-	return e
 }
 
 // instant returns t for a field that is left out where there is none.

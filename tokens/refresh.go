@@ -95,8 +95,12 @@ func (s *Service) afterRefresh(ctx context.Context, r *redemption, out *sessions
 		kind = events.SessionMoved
 	}
 	s.metrics.decided(r.decision)
-	s.publish(ctx, s.decisionEvent(r.view, r.placed, r.decision, r.before.Epoch, r.now),
-		s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
+	if sampled, ok := s.stays.take(r.decision.Verdict, r.now); ok {
+		e := s.decisionEvent(r.view, r.placed, r.decision, r.before.Epoch, r.now)
+		e.Sampled = sampled
+		s.publish(ctx, e)
+	}
+	s.publish(ctx, s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
 }
 
 // endedByReuse tells every region that a session was ended because an old token came back.

@@ -109,6 +109,7 @@ type Service struct {
 	public  *publicKeys
 	reports *reports
 	logins  *loginLimit
+	stays   *sampler
 	metrics *metrics
 	log     *slog.Logger
 	handler http.Handler
@@ -162,7 +163,7 @@ func New(c Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
-		reports: newReports(), logins: newLoginLimit(), metrics: newMetrics(c.Metrics),
+		reports: newReports(), logins: newLoginLimit(), stays: newSampler(), metrics: newMetrics(c.Metrics),
 	}
 	s.public = newPublicKeys(&c, s.log)
 	s.SetKeys(c.Keys)
