@@ -60,6 +60,8 @@ func TestBadRequests(t *testing.T) {
 		{"an array", "/v1/refresh", `[]`, api.CodeInvalidRequest, "want"},
 		{"no body", "/v1/refresh", "", api.CodeInvalidRequest, "body"},
 		{"no token", "/v1/refresh", `{}`, api.CodeInvalidRequest, "body.refreshToken: is required"},
+		{"a long id", "/v1/refresh", `{"refreshToken":"x","closestServerId":"` + strings.Repeat("x", 65) + `"}`, api.CodeInvalidRequest, "body.closestServerId: want at most 64 bytes"},
+		{"a long bookmark", "/v1/refresh", `{"refreshToken":"x","bookmark":"` + strings.Repeat("x", 1025) + `"}`, api.CodeInvalidRequest, "body.bookmark: want at most 1024 bytes"},
 		{"a word", "/v1/refresh", `{"refreshToken":"x"}`, api.CodeInvalidToken, ""},
 		{"too large", "/v1/refresh", `{"refreshToken":"` + strings.Repeat("x", api.MaxBody) + `"}`, api.CodeTooLarge, "65536"},
 		{"no user", "/v1/login", `{"password":"x"}`, api.CodeInvalidRequest, "body.username"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -23,6 +24,9 @@ func (s *Service) serveLogin(ctx context.Context, c call, _ *http.Request, req a
 }
 
 func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req api.RefreshRequest) (message, error) {
+	if err := checkRefresh(req); err != nil {
+		return message{}, err
+	}
 	claims, err := s.claims(ctx, req.RefreshToken)
 	if err != nil {
 		return message{}, err
@@ -35,6 +39,32 @@ func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req
 		return message{}, err
 	}
 	return success(reply)
+}
+
+// Bounds of a refresh request, which stands in records and events.
+const (
+	maxBookmark = 1024
+	maxRTTs     = 64
+)
+
+func checkRefresh(req api.RefreshRequest) error {
+	var fields []api.FieldError
+	for _, f := range []struct {
+		name, value string
+		most        int
+	}{
+		{"closestServerId", req.ClosestServerID, events.MaxToken},
+		{"failedServerId", req.FailedServerID, events.MaxToken},
+		{"bookmark", req.Bookmark, maxBookmark},
+	} {
+		if len(f.value) > f.most {
+			fields = append(fields, api.FieldError{Location: "body." + f.name, Message: fmt.Sprintf("want at most %d bytes", f.most)})
+		}
+	}
+	if len(req.RTTMs) > maxRTTs {
+		fields = append(fields, api.FieldError{Location: "body.rttMs", Message: fmt.Sprintf("want at most %d servers", maxRTTs)})
+	}
+	return invalid(fields...)
 }
 
 func (s *Service) serveLogout(ctx context.Context, c call, _ *http.Request, req api.LogoutRequest) (message, error) {
