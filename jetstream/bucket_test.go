@@ -231,7 +231,8 @@ func TestBucketBehindABlackHole(t *testing.T) {
 	})
 }
 
-// TestBucketInACluster stops the leader of the stream in good order: writes go on with the next, none is lost.
+// TestBucketInACluster stops the leader of the stream in good order: writes go on with the next, none is lost, and who
+// watches is told of them.
 func TestBucketInACluster(t *testing.T) {
 	cluster := jetstreamtest.NewCluster(t, "eu-west-1", 3)
 	c := jetstreamtest.Dial(t, cluster.URL())
@@ -243,6 +244,8 @@ func TestBucketInACluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := follow(t, c, jetstream.BucketSessions, 0)
+	m.becomes(t, 5*time.Second, map[string]string{"global.s1": "0"})
 	leader := cluster.Leader(t, c.JetStream(), "KV_berth_sessions")
 	if err := leader.Shutdown(); err != nil {
 		t.Fatal(err)
@@ -262,4 +265,5 @@ func TestBucketInACluster(t *testing.T) {
 			return err == nil && string(v.Data) == itoa(i)
 		})
 	}
+	m.becomes(t, 15*time.Second, map[string]string{"global.s1": "20"})
 }

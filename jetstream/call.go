@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -31,9 +32,7 @@ func (c *Conn) Call(ctx context.Context, subject string, header map[string][]str
 	ctx, cancel := within(ctx, defaultTimeout)
 	defer cancel()
 	msg := &nats.Msg{Subject: subject, Data: data, Header: make(nats.Header, len(header)+1)}
-	for key, values := range header {
-		msg.Header[key] = values
-	}
+	maps.Copy(msg.Header, header)
 	if at, ok := ctx.Deadline(); ok {
 		msg.Header[api.HeaderDeadline] = []string{deadline(msg.Header, at).UTC().Format(time.RFC3339Nano)}
 	}

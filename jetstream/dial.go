@@ -73,7 +73,8 @@ const (
 // errMisfit marks faults of the configuration, which no retry heals.
 var errMisfit = errors.New("wrong NATS")
 
-// Dial connects to a region's NATS and checks that it has JetStream in the domain of that region.
+// Dial connects to a region's NATS and checks that it has JetStream in the domain of that region, for which the user needs
+// to be allowed to ask $JS.API.INFO.
 //
 // With Config.Wait it tries, with one log line for each failure, until it succeeds or ctx ends; only a server of another
 // region and a faulty Config end it early. Without, the first failure is returned. A connection that breaks later comes

@@ -1,6 +1,7 @@
 package jetstream_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -34,6 +35,8 @@ func catchUp(t *testing.T, h *jetstream.Heartbeats) map[string]string {
 	return got
 }
 
+// beat publishes a heartbeat of each server, named by a letter, and waits until the stream holds the last of them:
+// nobody acknowledges a heartbeat.
 func beat(t *testing.T, c *jetstream.Conn, servers, value string) {
 	t.Helper()
 	for _, server := range servers {
@@ -41,9 +44,15 @@ func beat(t *testing.T, c *jetstream.Conn, servers, value string) {
 			t.Fatal(err)
 		}
 	}
-	if err := c.Flush(t.Context()); err != nil {
+	s, err := c.JetStream().Stream(t.Context(), jetstream.StreamHeartbeats)
+	if err != nil {
 		t.Fatal(err)
 	}
+	last := "berth.v1.heartbeat.eu-west-1." + servers[len(servers)-1:]
+	jetstreamtest.Eventually(t, 5*time.Second, "the heartbeats are kept", func() bool {
+		msg, err := s.GetLastMsgForSubject(t.Context(), last)
+		return err == nil && string(msg.Data) == value
+	})
 }
 
 func consumers(t *testing.T, c *jetstream.Conn) []string {
@@ -99,9 +108,9 @@ func TestCatchUpOfManyWhileTheyBeat(t *testing.T) {
 		}
 	}
 	beatAll()
-	if err := c.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	jetstreamtest.Eventually(t, 10*time.Second, "the heartbeats are kept", func() bool {
+		return counts(t, c, jetstream.StreamHeartbeats)[jetstream.StreamHeartbeats] == servers
+	})
 	if got := catchUp(t, h); len(got) != servers {
 		t.Errorf("caught up with %d servers, want %d", len(got), servers)
 	}
@@ -161,7 +170,9 @@ func TestCatchUpFaults(t *testing.T) {
 	if err := r.Shutdown(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.CatchUp(t.Context(), func(string, []byte) {}); err == nil || errors.Is(err, jetstream.ErrNotFound) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := h.CatchUp(ctx, func(string, []byte) {}); err == nil || errors.Is(err, jetstream.ErrNotFound) {
 		t.Errorf("without NATS: %v", err)
 	}
 }

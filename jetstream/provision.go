@@ -77,8 +77,9 @@ func transient(err error) bool {
 	switch api.ErrorCode {
 	case codeNoPeers, codeUnavailable, codeNotLeader, codeCreateFailed, codeOffline:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // ensure makes one stream, or updates it where it differs.
@@ -94,7 +95,8 @@ func (c *Conn) ensure(ctx context.Context, w want) error {
 			return nil
 		}
 		if !errors.Is(err, natsjs.ErrStreamNameAlreadyInUse) {
-			return fmt.Errorf("create stream %s: %w", name, err)
+			return fmt.Errorf("create stream %s (storage: %v, max_bytes: %d, num_replicas: %d): %w",
+				name, w.config.Storage, w.config.MaxBytes, w.config.Replicas, err)
 		}
 		s, err = c.js.Stream(ctx, name) // another service was faster
 	}

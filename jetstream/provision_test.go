@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/berthhq/berth/jetstream"
@@ -177,6 +178,26 @@ func TestProvisionRefusesWhatCannotChange(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestProvisionWithoutSpace(t *testing.T) {
+	r := jetstreamtest.Start(t, embedded.RegionConfig{MaxStore: 1 << 20})
+	err := jetstreamtest.Dial(t, r.ClientURL()).Provision(t.Context(), jetstream.Topology{})
+	if err == nil || !strings.Contains(err.Error(), "stream BERTH_EVENTS (storage: File, max_bytes: 10737418240") {
+		t.Errorf("got %v, want an error that names the stream and its size", err)
+	}
+}
+
+func TestProvisionWithoutADomain(t *testing.T) {
+	r := jetstreamtest.Start(t, embedded.RegionConfig{Adjust: func(o *server.Options) { o.JetStreamDomain = "" }})
+	err := jetstreamtest.Dial(t, r.ClientURL()).Provision(t.Context(), jetstream.Topology{})
+	if err == nil || !strings.Contains(err.Error(), "no JetStream domain") {
+		t.Errorf("got %v, want an error about the domain", err)
+	}
+	_, err = jetstream.Dial(t.Context(), jetstream.Config{URL: r.ClientURL(), Role: "test", Region: "eu-west-1"})
+	if err == nil || !strings.Contains(err.Error(), `its JetStream domain is "", not the region "eu-west-1"`) {
+		t.Errorf("got %v, want an error about the domain", err)
 	}
 }
 

@@ -37,8 +37,10 @@ func deliveryOf(subject, own string) delivery {
 		if s.Region == own {
 			return storedHere
 		}
+		return passedOn
+	default:
+		return passedOn
 	}
-	return passedOn
 }
 
 // Publish sends an event. Where a stream of the own region holds its subject, Publish returns nil only once the event is

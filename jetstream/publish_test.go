@@ -183,7 +183,9 @@ func TestJurisdictionsStayApart(t *testing.T) {
 // serveBoth answers both subjects until stop.
 func serveBoth(t *testing.T, c *jetstream.Conn, subjects ...string) (stop func()) {
 	t.Helper()
-	answer := func(context.Context, jetstream.Request) jetstream.Reply { return jetstream.Reply{Data: []byte("answer")} }
+	answer := func(context.Context, jetstream.Request) jetstream.Reply {
+		return jetstream.Reply{Data: []byte("answer")}
+	}
 	return serve(t, c, answer, func(cfg *jetstream.ServiceConfig) {
 		cfg.Endpoints = nil
 		for i, subject := range subjects {

@@ -1,9 +1,11 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,19 +22,34 @@ type Message struct {
 
 // Recent returns the events on any of the subjects, which may have wildcards but must not overlap, that BERTH_EVENTS has
 // stored since then, oldest first. Whoever subscribes to them before misses none.
+//
+// Each subject is read by itself: a consumer of nats-server 2.15 that starts at a time and has several filters skips
+// messages of one filter when another's first message in the stream is younger than that time.
 func (c *Conn) Recent(ctx context.Context, since time.Time, subjects ...string) ([]Message, error) {
-	var found []Message
-	err := c.read(ctx, StreamEvents, natsjs.ConsumerConfig{
-		FilterSubjects: subjects,
-		DeliverPolicy:  natsjs.DeliverByStartTimePolicy,
-		OptStartTime:   &since,
-	}, func(msg *nats.Msg, meta *nats.MsgMetadata) {
-		found = append(found, Message{Subject: msg.Subject, Data: msg.Data, Stored: meta.Timestamp})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read recent events: %w", err)
+	type numbered struct {
+		Message
+		seq uint64
 	}
-	return found, nil
+	var found []numbered
+	for _, subject := range subjects {
+		err := c.read(ctx, StreamEvents, natsjs.ConsumerConfig{
+			FilterSubject: subject,
+			DeliverPolicy: natsjs.DeliverByStartTimePolicy,
+			OptStartTime:  &since,
+		}, func(msg *nats.Msg, meta *nats.MsgMetadata) {
+			m := Message{Subject: msg.Subject, Data: msg.Data, Stored: meta.Timestamp}
+			found = append(found, numbered{m, meta.Sequence.Stream})
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read recent events on %s: %w", subject, err)
+		}
+	}
+	slices.SortFunc(found, func(a, b numbered) int { return cmp.Compare(a.seq, b.seq) })
+	messages := make([]Message, len(found))
+	for i, f := range found {
+		messages[i] = f.Message
+	}
+	return messages, nil
 }
 
 // read hands over what a stream holds by now, in order, and returns when it has handed over all of it. It reads once; a

@@ -49,7 +49,7 @@ func (r Regional) Read(ctx context.Context, subjects []string, since time.Time, 
 
 // Call implements server.Caller.
 func (r Regional) Call(ctx context.Context, subject string, header map[string][]string, data []byte) (map[string][]string, []byte, error) {
-	return Caller{r.conn}.Call(ctx, subject, header, data)
+	return Caller(r).Call(ctx, subject, header, data)
 }
 
 // Watch implements registry.Watcher.

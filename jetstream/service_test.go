@@ -182,9 +182,15 @@ func TestServiceFinishesWhatIsInFlight(t *testing.T) {
 	url := jetstreamtest.Shared(t)
 	c := jetstreamtest.Dial(t, url)
 	started, release := make(chan struct{}, 8), make(chan struct{})
-	stop := serve(t, jetstreamtest.Dial(t, url), func(context.Context, jetstream.Request) jetstream.Reply {
+	stop := serve(t, jetstreamtest.Dial(t, url), func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+		if string(r.Data) == "probe" {
+			return jetstream.Reply{}
+		}
 		started <- struct{}{}
-		<-release
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
 		return jetstream.Reply{Data: []byte("done")}
 	})
 	replies := make(chan error, 4)
@@ -203,7 +209,7 @@ func TestServiceFinishesWhatIsInFlight(t *testing.T) {
 	stopped := make(chan struct{})
 	go func() { stop(); close(stopped) }()
 	jetstreamtest.Eventually(t, 2*time.Second, "nothing new is taken", func() bool {
-		_, err := c.Call(t.Context(), refresh, nil, nil)
+		_, err := c.Call(t.Context(), refresh, nil, []byte("probe"))
 		return errors.Is(err, jetstream.ErrNoResponders)
 	})
 	close(release)

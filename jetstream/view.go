@@ -50,50 +50,21 @@ func (s *Servers) Put(ctx context.Context, key string, value []byte, revision ui
 	return revision, err
 }
 
-// Watch implements registry.Watcher.
+// Watch implements registry.Watcher. apply and proof are called by one goroutine.
 func (c *Conn) Watch(ctx context.Context, bucket string, apply func(entries []registry.Entry, complete bool), proof func(at time.Time)) error {
-	var w *Watch
-	prove := func() {
-		if at := w.Current(); !at.IsZero() {
-			proof(at)
-		}
-	}
-	w, err := c.NewWatch(WatchConfig{Bucket: bucket, Apply: func(u Update) {
-		entries := make([]registry.Entry, len(u.Entries))
-		for i, e := range u.Entries {
-			entries[i] = registry.Entry(e)
-		}
-		apply(entries, u.Complete)
-		prove()
-	}})
+	w, err := c.NewWatch(WatchConfig{
+		Bucket: bucket,
+		Apply: func(u Update) {
+			entries := make([]registry.Entry, len(u.Entries))
+			for i, e := range u.Entries {
+				entries[i] = registry.Entry(e)
+			}
+			apply(entries, u.Complete)
+		},
+		Proof: proof,
+	})
 	if err != nil {
 		return err
 	}
-	return c.proving(ctx, w, prove)
-}
-
-// proveEvery is how often the proof of a quiet watch is passed on.
-const proveEvery = 500 * time.Millisecond
-
-// proving runs a watch and passes its proof on while nothing changes.
-func (c *Conn) proving(ctx context.Context, w *Watch, prove func()) error {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(proveEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				prove()
-			}
-		}
-	}()
-	err := w.Run(ctx)
-	cancel()
-	<-done
-	return err
+	return w.Run(ctx)
 }

@@ -156,6 +156,8 @@ func (w *Watch) follow(ctx context.Context, wake <-chan struct{}) (opened bool, 
 	r := &reading{watch: w, feed: f, complete: complete, caughtUp: f.due == 0, current: f.due == 0}
 	if r.caughtUp {
 		r.handOver()
+	} else {
+		r.entries = make([]Entry, 0, f.due)
 	}
 	// Two heartbeats that stay away mean that the consumer, or the way to it, is gone.
 	limit := w.cfg.Heartbeat*5/2 + 50*time.Millisecond

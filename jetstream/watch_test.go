@@ -166,15 +166,19 @@ func TestWatchOfAnEmptyBucketIsComplete(t *testing.T) {
 
 func TestWatchOfManyKeys(t *testing.T) {
 	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	b := c.Bucket(jetstream.BucketServers)
 	want := map[string]string{}
+	var writes []*jetstream.Write
 	for i := range 5000 {
 		key := fmt.Sprintf("eu.s%d", i)
 		want[key] = "v"
-		if _, err := c.JetStream().PublishAsync("$KV.berth_servers."+key, []byte("v")); err != nil {
+		writes = append(writes, b.Begin(key, []byte("v"), 0, 0))
+	}
+	for _, w := range writes {
+		if _, err := w.Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	<-c.JetStream().PublishAsyncComplete()
 	m := follow(t, c, jetstream.BucketServers, 0)
 	m.becomes(t, 10*time.Second, want)
 	if _, complete := m.has(); complete != 1 {

@@ -7,8 +7,9 @@ import (
 
 // Bus carries messages between services. Subscribe calls fn for each message, one at a time
 // and in order, until stop; fn must not block. Messages may be lost while the connection is
-// away or when fn lags; OnGap tells of it. Publish returns once NATS has the message: stored
-// in the own domain where one of the region's streams binds its subject. Neither retries.
+// away or when fn lags; OnGap tells of it. Publish sends a message at once and returns when it
+// is stored in the own domain, where one of the region's streams binds its subject, or with
+// an error, at the latest when ctx ends; subscribers may have it then all the same, or twice.
 // All are safe for concurrent use.
 type Bus interface {
 	Publish(ctx context.Context, subject string, data []byte) error
@@ -19,9 +20,10 @@ type Bus interface {
 }
 
 // Heartbeats reads what the region's heartbeat stream has kept. CatchUp calls fn with the
-// last heartbeat of each member, through a named consumer that operators can list, and
+// last heartbeat on each subject, through a named consumer that operators can list, and
 // returns nil after the last that was there when it was called; an error means that some may
-// be missing. fn is called by one goroutine at a time.
+// be missing. fn is called by one goroutine at a time. A registry calls it once at a time: at
+// the start and after each gap.
 type Heartbeats interface {
 	CatchUp(ctx context.Context, fn func(subject string, data []byte)) error
 }
@@ -31,7 +33,8 @@ type Heartbeats interface {
 // Load returns every key. Put writes a value if the key's revision is still the one given (0:
 // the key does not exist) and returns the new one; it fails with ErrFenced, wrapped, if
 // somebody else has written. An empty value removes the key. Any other error leaves open
-// whether it was written.
+// whether it was written. Both end with ctx. Put is called for many keys at once, for each
+// key once at a time.
 type Store interface {
 	Load(ctx context.Context) ([]Entry, error)
 	Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)

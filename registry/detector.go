@@ -9,21 +9,22 @@ import (
 
 // Detection says when silence becomes a verdict.
 type Detection struct {
-	// ProbeEvery is the pause between two probes of a silent server; 0: 500 ms.
+	// ProbeEvery is the least time from one probe of a silent server to the next; 0: 500 ms. One that answers is probed at
+	// a quarter of that rate, one that is down at a twentieth.
 	ProbeEvery time.Duration
 	// DownAfter is how long after its third missed heartbeat a server is down; 0: 1 s.
 	DownAfter time.Duration
 	// Unreachable is how long another region's updates may stop; 0: 10 s.
 	Unreachable time.Duration
-	// Forget is how long a dead server is remembered as down, and then as left; 0: a day.
+	// Forget is how long a server is down before it has left; 0: a day.
 	Forget time.Duration
-	// Refresh is how long a value stays unwritten while only its time of sight changes; 0: 10 s.
-	Refresh time.Duration
+	// Keep is how long one that has left is still listed; 0: an hour.
+	Keep time.Duration
 	// DisputeEvery bounds how often one member's dispute is told; 0: 1 min.
 	DisputeEvery time.Duration
 	// Pause is a time without a tick after which this registry itself was stopped; 0: 1 s.
 	Pause time.Duration
-	// MaxServers bounds the servers of the region, MaxMembers those behind one URL; 0:
+	// MaxServers bounds the servers of each region, MaxMembers those behind one URL; 0:
 	// 20 000, and 1 000.
 	MaxServers, MaxMembers int
 }
@@ -33,7 +34,7 @@ func (d Detection) withDefaults() Detection {
 	d.DownAfter = cmp.Or(d.DownAfter, time.Second)
 	d.Unreachable = cmp.Or(d.Unreachable, 10*time.Second)
 	d.Forget = cmp.Or(d.Forget, 24*time.Hour)
-	d.Refresh = cmp.Or(d.Refresh, 10*time.Second)
+	d.Keep = cmp.Or(d.Keep, time.Hour)
 	d.DisputeEvery = cmp.Or(d.DisputeEvery, time.Minute)
 	d.Pause = cmp.Or(d.Pause, time.Second)
 	d.MaxServers = cmp.Or(d.MaxServers, 20_000)
@@ -41,30 +42,79 @@ func (d Detection) withDefaults() Detection {
 	return d
 }
 
-// jitter is how much later than its interval a heartbeat may come.
-const jitter = 0.1
+// processesPerServer bounds the members of a region: as many for each server of MaxServers.
+const processesPerServer = 2
+
+// How often a probe is due, in multiples of Detection.ProbeEvery.
+const (
+	answeringFactor = 4
+	downFactor      = 20
+)
 
 // probesToDie is how many probes in a row must have failed before silence is death.
 const probesToDie = 2
 
-// missedBy returns the silence by which n heartbeats have been missed. Only the last of them
-// can be late, so the jitter counts once.
+// lostProbe is how long the result of a probe is awaited.
+const lostProbe = 30 * time.Second
+
+// slack is how much later than due a heartbeat may come before it counts as missed, as a
+// fraction of the interval: each may be a tenth late, and two follow one another until a
+// verdict.
+const slack = 0.2
+
+// missedBy returns the silence by which n heartbeats have been missed.
 func missedBy(n int, interval time.Duration) time.Duration {
-	return time.Duration((float64(n) + jitter) * float64(interval))
+	return time.Duration((float64(n) + slack) * float64(interval))
 }
 
+// intervalOf reads the interval of a heartbeat or a server, 1 s where there is none.
 func intervalOf(ms int) time.Duration { return time.Duration(cmp.Or(ms, 1000)) * time.Millisecond }
 
-// tick judges the silent. Verdicts rest for two intervals after messages may have been
-// missed or this registry was stopped itself: the fault may be on this side.
+// evidence is what speaks for and against a server's life.
+type evidence struct {
+	// seen is when a member was last heard live, zero for never.
+	seen time.Time
+	// probing says that a probe is under way, asked when the last one began, failed how many
+	// failed in a row, answered that the last went well. They are of the present silence.
+	probing  bool
+	asked    time.Time
+	failed   int
+	answered bool
+}
+
+// heard ends a silence, and with it what probes have said of it.
+func (e *evidence) heard(at time.Time) {
+	e.seen, e.failed, e.answered = at, 0, false
+}
+
+// missed notes that this registry itself may have missed messages: silence is counted anew.
+// Other regions may have missed what it sent meanwhile, so they are told all.
+func (t *Table) missed(now time.Time) {
+	t.gap = latest(t.gap, now)
+	t.fullDue = true
+}
+
+// tick judges the silent. No verdict is based on a silence that began before messages may
+// have been missed here, or this registry was stopped: the fault may be on this side.
 func (t *Table) tick(now time.Time) []Effect {
 	if !t.ticked.IsZero() && now.Sub(t.ticked) > t.detection.Pause {
-		t.gap = now
+		t.missed(now)
 	}
 	t.ticked = now
 	var effects []Effect
-	for _, id := range sortedKeys(t.own) {
-		effects = append(effects, t.judge(id, t.own[id], now)...)
+	var expired []*server
+	for _, s := range t.order {
+		if s.value.State == events.StateLeft && now.Sub(s.value.Since) >= t.detection.Keep {
+			expired = append(expired, s)
+			continue
+		}
+		if len(s.members) > 1 {
+			effects = append(effects, t.regroup(s, now)...)
+		}
+		effects = append(effects, t.judge(s, now)...)
+	}
+	for _, s := range expired {
+		t.remove(s)
 	}
 	for _, name := range sortedKeys(t.others) {
 		effects = append(effects, t.judgeRegion(name, t.others[name], now)...)
@@ -72,66 +122,91 @@ func (t *Table) tick(now time.Time) []Effect {
 	return effects
 }
 
-// judge applies the rules of silence to one server: probes from the second missed heartbeat
-// on, suspect after two, down at three and DownAfter if the last two probes failed.
-func (t *Table) judge(id string, s *server, now time.Time) []Effect {
-	interval := intervalOf(s.value.IntervalMS)
-	silence := now.Sub(s.seen)
-	switch s.value.State {
-	case events.StateLeft:
-		if now.Sub(s.value.Since) >= t.detection.Forget {
-			delete(t.own, id)
-			t.dirty[s.value.Key()] = struct{}{}
-		}
-		return nil
-	case events.StateDown:
-		if now.Sub(s.value.Since) >= t.detection.Forget {
-			return t.become(s, events.StateLeft, "forgotten", now)
-		}
-		return nil
+// regroup counts a cell's members anew: one that fell silent adds nothing to capacity and load
+// any more, and is forgotten in the end.
+func (t *Table) regroup(s *server, now time.Time) []Effect {
+	before := len(s.members)
+	s.prune(t.gap, now)
+	t.processes -= before - len(s.members)
+	was := s.value
+	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
+	t.weigh(s, &was)
+	said := s.announced(t.gap, now, t.detection.DownAfter)
+	serving := func(state events.State) bool { return state == events.StateUp || state == events.StateDraining }
+	if serving(s.value.State) && serving(said) {
+		return t.become(s, said, reasonSaid(said), now)
 	}
-	if silence < missedBy(2, interval) || now.Sub(t.gap) < 2*interval {
-		return nil
-	}
-	var effects []Effect
-	if !s.probing && now.Sub(s.probed) >= t.detection.ProbeEvery {
-		s.probing = true
-		effects = append(effects, ProbeDue{Server: id, Boot: s.value.Boot, URL: s.value.Health()})
-	}
-	switch {
-	case s.failed >= probesToDie && silence >= missedBy(3, interval)+t.detection.DownAfter:
-		return append(effects, t.become(s, events.StateDown, "missed_heartbeats", now)...)
-	case s.answered:
-		return append(effects, t.become(s, events.StateSuspect, "silent_but_answering", now)...)
-	default:
-		return append(effects, t.become(s, events.StateSuspect, "missed_heartbeats", now)...)
-	}
+	return nil
 }
 
-// probed notes what came of a probe. One of an earlier boot says nothing of this one.
+// judge applies the rules of silence to one server: probes from the second missed heartbeat
+// on, beside the count; suspect after two; down at three and DownAfter if the last two probes
+// failed. One that drains goes on draining until it is down. One that is down and answers
+// probes again is suspect.
+func (t *Table) judge(s *server, now time.Time) []Effect {
+	interval := intervalOf(s.value.IntervalMS)
+	silence := now.Sub(latest(s.seen, t.gap))
+	switch {
+	case s.value.State == events.StateLeft:
+		return nil
+	case silence < 2*interval:
+		s.failed, s.answered = 0, false
+		return nil
+	case s.value.State == events.StateDown:
+		if now.Sub(s.value.Since) >= t.detection.Forget {
+			return t.become(s, events.StateLeft, reasonForgotten, now)
+		}
+		if s.answered {
+			return t.become(s, events.StateSuspect, reasonAnswering, now)
+		}
+		return s.ask(downFactor*t.detection.ProbeEvery, now)
+	}
+	every := t.detection.ProbeEvery
+	if s.answered {
+		every *= answeringFactor
+	}
+	effects := s.ask(every, now)
+	switch {
+	case s.failed >= probesToDie && silence >= missedBy(3, interval)+t.detection.DownAfter:
+		return append(effects, t.become(s, events.StateDown, reasonSilent, now)...)
+	case s.value.State == events.StateUp && silence >= missedBy(2, interval):
+		return append(effects, t.become(s, events.StateSuspect, reasonSilent, now)...)
+	}
+	return effects
+}
+
+// ask asks for a probe unless one is under way or began less than every ago.
+func (s *server) ask(every time.Duration, now time.Time) []Effect {
+	if s.probing && now.Sub(s.asked) < lostProbe || now.Sub(s.asked) < every {
+		return nil
+	}
+	s.probing, s.asked = true, now
+	return []Effect{ProbeDue{Server: s.value.Server, Boot: s.value.Boot, URL: s.value.Health()}}
+}
+
+// probed notes what came of a probe. One of an earlier boot, or of a silence that has ended,
+// says nothing.
 func (t *Table) probed(p ProbeDone, now time.Time) []Effect {
 	s, ok := t.own[p.Server]
 	if !ok {
 		return nil
 	}
-	s.probing, s.probed = false, now
-	if p.Boot != s.value.Boot {
+	s.probing = false
+	if p.Boot != s.value.Boot || now.Sub(latest(s.seen, t.gap)) < 2*intervalOf(s.value.IntervalMS) {
 		return nil
 	}
-	if p.OK {
-		s.failed, s.answered = 0, true
+	if s.answered = p.OK; p.OK {
+		s.failed = 0
 	} else {
 		s.failed++
-		s.answered = false
 	}
-	return t.judge(p.Server, s, now)
+	return t.judge(s, now)
 }
 
 // judgeRegion says when another region is out of reach from here, and only here: its servers
 // get no new sessions and keep the ones they have.
 func (t *Table) judgeRegion(name string, o *otherRegion, now time.Time) []Effect {
-	silent := now.Sub(o.seen) >= t.detection.Unreachable && now.Sub(t.gap) >= t.detection.Unreachable
-	if silent == o.unreachable || !silent {
+	if o.unreachable || now.Sub(latest(o.seen, t.gap)) < t.detection.Unreachable {
 		return nil
 	}
 	return t.reach(name, o, false, "no view update for "+t.detection.Unreachable.String(), now)

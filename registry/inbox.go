@@ -5,7 +5,10 @@ import (
 	"time"
 )
 
-// inbox holds what has come and was not folded yet.
+// maxInbox bounds the messages that wait to be folded.
+const maxInbox = 200_000
+
+// inbox holds what has come and was not folded yet. It never blocks.
 type inbox struct {
 	wake chan struct{}
 
@@ -21,20 +24,28 @@ type item struct {
 	event   Event
 	subject string
 	data    []byte
-	at      time.Time
+	// stored says that the message was read from a stream.
+	stored bool
+	at     time.Time
 }
 
 func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
 
-func (b *inbox) message(subject string, data []byte) {
+func (b *inbox) live(subject string, data []byte) {
 	b.put(item{subject: subject, data: data, at: time.Now()})
 }
+
+func (b *inbox) stored(subject string, data []byte) {
+	b.put(item{subject: subject, data: data, stored: true, at: time.Now()})
+}
+
+func (b *inbox) learned(e Event) { b.put(item{event: e, at: time.Now()}) }
 
 func (b *inbox) gap() {
 	b.mu.Lock()
 	b.missed = true
 	b.mu.Unlock()
-	b.signal()
+	signal(b.wake)
 }
 
 func (b *inbox) put(i item) {
@@ -45,14 +56,7 @@ func (b *inbox) put(i item) {
 		b.missed = true
 	}
 	b.mu.Unlock()
-	b.signal()
-}
-
-func (b *inbox) signal() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
+	signal(b.wake)
 }
 
 // take empties the inbox.

@@ -1,28 +1,59 @@
 package registry
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
 
-// metrics are the registry's counters. No label holds an id.
+	"github.com/berthhq/berth/events"
+)
+
+// metrics are the registry's own. No label holds an id.
 type metrics struct {
-	skipped *prometheus.CounterVec
-	changes *prometheus.CounterVec
-	probes  *prometheus.CounterVec
+	heartbeats prometheus.Counter
+	skipped    *prometheus.CounterVec
+	changes    *prometheus.CounterVec
+	servers    *prometheus.GaugeVec
+	probes     *prometheus.CounterVec
+	writes     *prometheus.CounterVec
+	updates    *prometheus.CounterVec
+	gaps       *prometheus.CounterVec
+	lost       prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
+	counters := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_registry_" + name, Help: help}, []string{label})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "berth_registry_" + name, Help: help})
+	}
 	m := &metrics{
-		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "berth_registry_skipped_total", Help: "Messages that changed nothing, by reason.",
-		}, []string{"reason"}),
-		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "berth_registry_changes_total", Help: "Changes of servers' states, by the new state.",
+		heartbeats: counter("heartbeats_total", "Heartbeats of the own region that were read, skipped ones included."),
+		skipped:    counters("skipped_total", "Messages, or parts of them, that changed nothing, by reason.", "reason"),
+		changes:    counters("changes_total", "Changes of servers' states, by the new state.", "state"),
+		servers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_registry_servers", Help: "Servers of the own region, by state.",
 		}, []string{"state"}),
-		probes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "berth_registry_probes_total", Help: "Health probes of silent servers, by outcome.",
-		}, []string{"outcome"}),
+		probes:  counters("probes_total", "Health probes of silent servers, by outcome.", "outcome"),
+		writes:  counters("writes_total", "Writes of values of berth_servers, by outcome.", "outcome"),
+		updates: counters("view_updates_total", "View updates of the own region, by outcome.", "outcome"),
+		gaps:    counters("gaps_total", "Times that messages were missed: heartbeats and view updates by a lost or slow connection (own), or a view update of another region (update).", "source"),
+		lost:    counter("events_lost_total", "Events about servers and regions that could not be published."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.skipped, m.changes, m.probes)
+		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.servers, m.probes, m.writes, m.updates, m.gaps, m.lost)
 	}
 	return m
+}
+
+// count sets how many servers of a region are in each state.
+func (m *metrics) count(region string, servers []events.Server) {
+	counts := map[events.State]int{}
+	for i := range servers {
+		if servers[i].Region == region {
+			counts[servers[i].State]++
+		}
+	}
+	for _, state := range []events.State{events.StateUp, events.StateSuspect, events.StateDown, events.StateDraining, events.StateLeft} {
+		m.servers.WithLabelValues(string(state)).Set(float64(counts[state]))
+	}
 }

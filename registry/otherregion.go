@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -12,13 +11,16 @@ import (
 
 // otherRegion is what the table knows of another region: what that region's registry says.
 type otherRegion struct {
-	servers map[string]events.Server
-	// seq and at are those of the newest update, seen is when it arrived here.
+	// servers are sorted by id.
+	servers []*events.Server
+	// seq and at are those of the newest update, seen is when one last arrived here.
 	seq  uint64
 	at   time.Time
 	seen time.Time
-	// full collects the parts of one full update.
-	full *fullUpdate
+	// complete is the sequence of the last full update that has come whole, full collects the
+	// parts of a later one.
+	complete uint64
+	full     *fullUpdate
 	// unreachable says that no update has come for too long.
 	unreachable bool
 }
@@ -31,55 +33,83 @@ type fullUpdate struct {
 	servers map[string]struct{}
 }
 
-// maxParts bounds what a full update may claim to have.
-const maxParts = 1024
+// lapse is how long another region's updates, due each second, may stay away until it counts
+// as cut off: when it is back it is told everything at once.
+const lapse = 2 * time.Second
 
-// get returns a server as it counts here: one of a region out of reach is suspect.
-func (o *otherRegion) get(id string) (events.Server, bool) {
-	s, ok := o.servers[id]
-	if ok && o.unreachable && s.State == events.StateUp {
-		s.State, s.Reason = events.StateSuspect, "region_unreachable"
+// Bounds of what other regions may claim.
+const (
+	maxParts    = 1024
+	maxRegions  = 256
+	maxSequence = 1 << 62
+)
+
+// shown returns a server as it counts here: one of a region out of reach is suspect.
+func (o *otherRegion) shown(s *events.Server) events.Server {
+	v := *s
+	if o.unreachable && v.State == events.StateUp {
+		v.State, v.Reason = events.StateSuspect, reasonNoUpdates
 	}
-	return s, ok
+	return v
 }
 
+// find returns the index of a server, or where it belongs.
+func (o *otherRegion) find(id string) (at int, ok bool) {
+	return slices.BinarySearchFunc(o.servers, id, func(s *events.Server, id string) int { return strings.Compare(s.Server, id) })
+}
+
+// other returns what is known of a region, nil if there are too many.
 func (t *Table) other(name string, now time.Time) *otherRegion {
 	o, ok := t.others[name]
 	if !ok {
-		o = &otherRegion{servers: map[string]events.Server{}, seen: now}
+		if len(t.others) >= maxRegions {
+			return nil
+		}
+		o = &otherRegion{seen: now}
 		t.others[name] = o
 	}
 	return o
 }
 
-// update folds another region's view update. Of each server the value of the highest
-// sequence counts; what a gap has left out comes with the next full update.
+// update folds a view update. Of each server the value of the highest sequence counts; what a
+// gap has left out comes with the next full update.
 func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
-	if u.Region == t.region {
-		return nil
-	}
-	if u.Of > maxParts {
+	if u.Seq > maxSequence || u.Of > maxParts {
 		return []Effect{Skipped{SkipTooMany}}
 	}
-	o := t.other(u.Region, now)
-	if u.Seq < o.seq && u.Full && u.At.After(o.at) {
-		// Its registry has lost count with its store: begin anew.
-		o.seq, o.full = 0, nil
-		for id, s := range o.servers {
-			s.Seq = 0
-			o.servers[id] = s
-		}
+	if u.Region == t.region {
+		t.counted(u.Seq)
+		return nil
 	}
-	o.seen = now
-	if u.Seq > o.seq {
-		o.seq, o.at = u.Seq, u.At
+	o := t.other(u.Region, now)
+	if o == nil {
+		return []Effect{Skipped{SkipTooMany}}
+	}
+	if u.Full && u.Seq < o.seq && u.At.After(o.at) {
+		o.restart()
+	}
+	if o.at.IsZero() || now.Sub(o.seen) >= lapse {
+		t.fullDue = true // who was not heard did not hear either
 	}
 	var effects []Effect
-	if o.unreachable {
+	if o.seen = latest(o.seen, now); o.unreachable {
 		effects = t.reach(u.Region, o, true, "view updates are back", now)
 	}
+	if o.late(u) {
+		return append(effects, Skipped{SkipOlder})
+	}
+	if o.missed(u) {
+		effects = append(effects, UpdateMissed{u.Region})
+	}
+	if u.Seq >= o.seq {
+		o.seq, o.at = u.Seq, latest(o.at, u.At)
+	}
 	for i := range u.Servers {
-		if !t.adopt(o, &u.Servers[i]) {
+		switch o.adopt(&u.Servers[i], t.detection.MaxServers) {
+		case known:
+		case adopted:
+			t.dueKey(u.Servers[i].Key())
+		case refused:
 			effects = append(effects, Skipped{SkipTooMany})
 		}
 	}
@@ -89,28 +119,67 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	return effects
 }
 
-// adopt takes a server's value if it is newer than the one that is there. It refuses only
-// what would exceed the bound.
-func (t *Table) adopt(o *otherRegion, s *events.Server) bool {
-	have, known := o.servers[s.Server]
-	switch {
-	case !known && len(o.servers) >= t.detection.MaxServers:
-		return false
-	case known && s.Seq <= have.Seq:
-		return true
+// restart forgets how far a region had counted: its registry has lost that, with its store.
+// What it says next replaces everything.
+func (o *otherRegion) restart() {
+	o.seq, o.at, o.complete, o.full = 0, time.Time{}, 0, nil
+	for i, s := range o.servers {
+		anew := *s
+		anew.Seq = 0
+		o.servers[i] = &anew
 	}
-	o.servers[s.Server] = *s
-	t.dirty[s.Key()] = struct{}{}
-	return true
+}
+
+// late reports whether an update is of before the last full one, which has said all that
+// counts of it.
+func (o *otherRegion) late(u *events.ViewUpdate) bool {
+	if u.Full {
+		return u.Seq <= o.complete || o.full != nil && u.Seq < o.full.seq
+	}
+	return u.Seq < o.complete || u.Seq == o.complete && len(u.Servers) > 0
+}
+
+// missed reports whether an update shows that one before it has not arrived. An update
+// without servers only repeats how far the region has counted.
+func (o *otherRegion) missed(u *events.ViewUpdate) bool {
+	if o.seq == 0 || u.Full {
+		return false
+	}
+	if len(u.Servers) == 0 {
+		return u.Seq > o.seq
+	}
+	return u.Seq > o.seq+1
+}
+
+// adoption is what became of a server's value.
+type adoption int
+
+const (
+	known adoption = iota
+	adopted
+	refused // it would exceed the bound
+)
+
+// adopt takes a server's value if it is newer than the one that is there.
+func (o *otherRegion) adopt(s *events.Server, most int) adoption {
+	at, ok := o.find(s.Server)
+	switch {
+	case !ok && len(o.servers) >= most:
+		return refused
+	case !ok:
+		o.servers = slices.Insert(o.servers, at, s)
+	case s.Seq <= o.servers[at].Seq:
+		return known
+	default:
+		o.servers[at] = s
+	}
+	return adopted
 }
 
 // complete drops, once all parts of a full update have come, the servers that are in none.
 func (t *Table) complete(o *otherRegion, u *events.ViewUpdate) {
 	if o.full == nil || o.full.seq < u.Seq {
 		o.full = &fullUpdate{seq: u.Seq, parts: map[int]struct{}{}, servers: map[string]struct{}{}}
-	}
-	if o.full.seq != u.Seq {
-		return
 	}
 	o.full.parts[u.Part] = struct{}{}
 	for i := range u.Servers {
@@ -119,20 +188,22 @@ func (t *Table) complete(o *otherRegion, u *events.ViewUpdate) {
 	if len(o.full.parts) < u.Of {
 		return
 	}
-	for id, s := range o.servers {
-		if _, there := o.full.servers[id]; !there && s.Seq <= u.Seq {
-			delete(o.servers, id)
-			t.dirty[s.Key()] = struct{}{}
+	o.servers = slices.DeleteFunc(o.servers, func(s *events.Server) bool {
+		_, there := o.full.servers[s.Server]
+		drop := !there && s.Seq <= u.Seq
+		if drop {
+			t.dueKey(s.Key())
 		}
-	}
-	o.full = nil
+		return drop
+	})
+	o.complete, o.full = u.Seq, nil
 }
 
 // reach notes that a region has come into reach or gone out of it.
 func (t *Table) reach(name string, o *otherRegion, reachable bool, reason string, now time.Time) []Effect {
 	o.unreachable = !reachable
 	for _, s := range o.servers {
-		t.dirty[s.Key()] = struct{}{}
+		t.dueKey(s.Key())
 	}
 	state := "unreachable"
 	if reachable {
@@ -141,13 +212,6 @@ func (t *Table) reach(name string, o *otherRegion, reachable bool, reason string
 	return []Effect{RegionChanged{&events.RegionState{
 		Version: events.Version, Region: name, State: state, Reason: reason, Seen: t.region, At: now.UTC(),
 	}}}
-}
-
-// cutKey splits a key of berth_servers.
-func cutKey(key string) (region, id string, ok bool) { return strings.Cut(key, ".") }
-
-func compareServers(a, b events.Server) int {
-	return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Server, b.Server))
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -12,16 +13,23 @@ import (
 	"time"
 )
 
+// ErrRefused says that a probe's connection was refused: nobody listens there.
+var ErrRefused = errors.New("connection refused")
+
 // ProberConfig says how probes are made.
 type ProberConfig struct {
 	// Timeout bounds one probe; 0: 1 s.
 	Timeout time.Duration
-	// TLS holds what certificates are checked against; nil: the system's roots.
-	TLS *tls.Config
+	// Roots are the authorities that certificates are checked against; nil: the system's.
+	// There is no way not to check them.
+	Roots *x509.CertPool
 }
 
-// maxProbeBody is how many bytes of a health URL's answer are read.
-const maxProbeBody = 4 << 10
+// Bounds of what is read of a health URL's answer.
+const (
+	maxProbeBody   = 4 << 10
+	maxProbeHeader = 64 << 10
+)
 
 // Prober asks servers whether they are alive. It keeps no connection open: a new one is part
 // of the question. It is safe for concurrent use.
@@ -32,15 +40,17 @@ type Prober struct {
 
 // NewProber returns a prober.
 func NewProber(c ProberConfig) *Prober {
-	timeout := cmp.Or(c.Timeout, time.Second)
-	return &Prober{timeout: timeout, client: &http.Client{
-		Timeout: timeout,
-		Transport: &http.Transport{
-			DisableKeepAlives: true, TLSClientConfig: c.TLS, Proxy: http.ProxyFromEnvironment,
-			MaxResponseHeaderBytes: maxProbeBody,
+	return &Prober{
+		timeout: cmp.Or(c.Timeout, time.Second),
+		client: &http.Client{
+			Transport: &http.Transport{
+				DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment,
+				TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
+				MaxResponseHeaderBytes: maxProbeHeader,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	}
 }
 
 // Probe asks a health URL once. nil means a 2xx answer within the timeout and ctx; a redirect
@@ -61,12 +71,12 @@ func (p *Prober) Probe(ctx context.Context, healthURL string) error {
 		return fmt.Errorf("probe: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }() // read to its bound already
-	_, _ = io.CopyN(io.Discard, resp.Body, maxProbeBody)
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return fmt.Errorf("probe: status %d", resp.StatusCode)
+		return fmt.Errorf("probe %s: status %d", healthURL, resp.StatusCode)
+	}
+	// A server that begins to answer well and cannot go on is not well.
+	if _, err := io.CopyN(io.Discard, resp.Body, maxProbeBody); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("probe %s: read answer: %w", healthURL, err)
 	}
 	return nil
 }
-
-// ErrRefused says that a probe's connection was refused: nobody listens there.
-var ErrRefused = errors.New("connection refused")

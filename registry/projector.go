@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berthhq/berth/events"
 )
@@ -14,49 +17,48 @@ import (
 // ErrFenced says that somebody else has written a key since it was read.
 var ErrFenced = errors.New("another registry has written")
 
-// Times of the projector.
+// Times and bounds of the projector.
 const (
-	// stateEvery is the least time between two view updates.
-	stateEvery = 50 * time.Millisecond
-	// beatEvery is the most time between two view updates: they also say that the region
-	// is there.
-	beatEvery = time.Second
-	// fullEvery is how often all servers are told of.
-	fullEvery = 30 * time.Second
-	// seqLeap is what a start adds to the highest sequence that the bucket holds: more than
-	// the updates that can have gone out since that was written.
-	seqLeap = 1000
+	// maxWrites is how many writes are under way at once, each of another key.
+	maxWrites = 128
+	// writeTimeout bounds one write.
+	writeTimeout = 2 * time.Second
+	// A write that failed is tried again after the first of these, then ever later.
+	writeFirstRetry = 20 * time.Millisecond
+	writeLastRetry  = time.Second
 )
 
-// projector writes what the table holds: berth_servers for the own region, view updates for
-// the others. It is owned by the registry's goroutine.
+// projector writes berth_servers: of each key the newest value that it was given, fenced by
+// the revision that it knows.
 type projector struct {
-	region string
-	bus    Bus
-	store  Store
-	log    *slog.Logger
-	// seq counts the view updates.
-	seq uint64
-	// revisions are those of the keys as last read or written, written their values.
+	region  string
+	store   Store
+	log     *slog.Logger
+	metrics *metrics
+	// counted is told of sequences of the own region that somebody else has written.
+	counted func(seq uint64)
+	wake    chan struct{}
+
+	// mu guards wanted: what is to be written, nil for a key to remove. Of each key the
+	// newest is kept.
+	mu     sync.Mutex
+	wanted map[string]*events.Server
+
+	// The fields below belong to run. revisions are those of the keys as last read or
+	// written; unsure says that somebody else has written, or the outcome of a write is not
+	// known, so that they must be read again.
 	revisions map[string]uint64
-	// pending are the keys to write, own the own servers to tell of, urgent says that one of
-	// them is in a new state.
-	pending map[string]struct{}
-	own     map[string]struct{}
-	urgent  bool
-	// reload says that a write was fenced off or its outcome is unknown.
-	reload               bool
-	lastUpdate, lastFull time.Time
+	unsure    bool
 }
 
-func newProjector(region string, bus Bus, store Store, log *slog.Logger) *projector {
+func newProjector(region string, store Store, log *slog.Logger, m *metrics, counted func(uint64)) *projector {
 	return &projector{
-		region: region, bus: bus, store: store, log: log,
-		revisions: map[string]uint64{}, pending: map[string]struct{}{}, own: map[string]struct{}{},
+		region: region, store: store, log: log, metrics: m, counted: counted, wake: make(chan struct{}, 1),
+		wanted: map[string]*events.Server{}, revisions: map[string]uint64{},
 	}
 }
 
-// load reads the bucket: its values are where this registry begins.
+// load reads the bucket. A key whose value is no server is there to be overwritten.
 func (p *projector) load(ctx context.Context) ([]events.Server, error) {
 	entries, err := p.store.Load(ctx)
 	if err != nil {
@@ -65,160 +67,172 @@ func (p *projector) load(ctx context.Context) ([]events.Server, error) {
 	clear(p.revisions)
 	var servers []events.Server
 	for _, e := range entries {
-		p.revisions[e.Key] = e.Revision
-		var s events.Server
-		if json.Unmarshal(e.Value, &s) != nil || s.Key() != e.Key {
-			continue // whatever it is, it will be overwritten or stay alone
+		if e.Deleted {
+			continue
 		}
-		servers = append(servers, s)
-		if s.Region == p.region {
-			p.seq = max(p.seq, s.Seq)
+		p.revisions[e.Key] = e.Revision
+		if s, ok := decodeServer(e); ok {
+			servers = append(servers, *s)
 		}
 	}
-	p.reload = false
+	p.unsure = false
 	return servers, nil
 }
 
-// begin reads the bucket and leaps over the updates that the registry before may have sent.
-func (p *projector) begin(ctx context.Context) ([]events.Server, error) {
-	servers, err := p.load(ctx)
-	if err == nil && p.seq > 0 {
-		p.seq += seqLeap
+// want takes over what a table tells. It does not wait.
+func (p *projector) want(told Told) {
+	if len(told.Values) == 0 && len(told.Gone) == 0 {
+		return
 	}
-	return servers, err
+	p.mu.Lock()
+	for i := range told.Values {
+		p.wanted[told.Values[i].Key()] = &told.Values[i]
+	}
+	for _, key := range told.Gone {
+		p.wanted[key] = nil
+	}
+	p.mu.Unlock()
+	signal(p.wake)
 }
 
-// changed notes keys to write.
-func (p *projector) changed(keys []string, urgent bool) {
-	for _, key := range keys {
-		p.pending[key] = struct{}{}
-		if region, id, ok := cutKey(key); ok && region == p.region {
-			p.own[id] = struct{}{}
+// run writes until ctx ends, and then what is left for a moment more.
+func (p *projector) run(ctx context.Context) {
+	failing := false
+	for retry := writeFirstRetry; ; {
+		select {
+		case <-ctx.Done():
+			p.drain(ctx)
+			return
+		case <-p.wake:
 		}
-	}
-	p.urgent = p.urgent || urgent
-}
-
-// flush tells of what is due. A failure is logged and leaves the rest for the next flush.
-func (p *projector) flush(ctx context.Context, t *Table, now time.Time) {
-	since := now.Sub(p.lastUpdate)
-	if since >= stateEvery && (p.urgent || since >= beatEvery) {
-		if err := p.publish(ctx, t, now); err != nil {
-			p.log.LogAttrs(ctx, slog.LevelWarn, "view update not published", slog.String("error", err.Error()))
-		}
-	}
-	if err := p.write(ctx, t); err != nil {
-		p.reload = true
-		p.log.LogAttrs(ctx, slog.LevelWarn, "view not written", slog.String("error", err.Error()))
-	}
-}
-
-// publish sends a view update: the own servers that changed, or all of them.
-func (p *projector) publish(ctx context.Context, t *Table, now time.Time) error {
-	full := now.Sub(p.lastFull) >= fullEvery
-	p.seq++
-	for id := range p.own {
-		t.stamp(id, p.seq)
-	}
-	var list []events.Server
-	for _, s := range t.Servers() {
-		if s.Region != p.region {
+		err := p.flush(ctx)
+		if err == nil || ctx.Err() != nil {
+			retry, failing = writeFirstRetry, false
 			continue
 		}
-		if _, changed := p.own[s.Server]; changed || full {
-			list = append(list, s)
+		if !failing && !errors.Is(err, ErrFenced) {
+			failing = true
+			p.log.LogAttrs(ctx, slog.LevelWarn, "view not written, will try again", slog.String("error", err.Error()))
+		}
+		sleep(ctx, retry)
+		retry = min(2*retry, writeLastRetry)
+		signal(p.wake)
+	}
+}
+
+func (p *projector) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
+	defer cancel()
+	if err := p.flush(ctx); err != nil {
+		p.log.LogAttrs(ctx, slog.LevelWarn, "last changes of the view not written", slog.String("error", err.Error()))
+	}
+}
+
+// flush writes all that is wanted, each key once. What failed is wanted again, unless there
+// is something newer.
+func (p *projector) flush(ctx context.Context) error {
+	p.mu.Lock()
+	batch := p.wanted
+	p.wanted = make(map[string]*events.Server)
+	p.mu.Unlock()
+	if len(batch) == 0 {
+		return nil
+	}
+	if p.unsure {
+		if err := p.reload(ctx); err != nil {
+			for key, s := range batch {
+				p.again(key, s)
+			}
+			return err
 		}
 	}
-	p.lastUpdate, p.urgent = now, false
-	parts, err := split(list)
+	var mu sync.Mutex // guards revisions and first
+	var first error
+	var g errgroup.Group
+	g.SetLimit(maxWrites)
+	for _, key := range sortedKeys(batch) {
+		revision := p.revision(&mu, key)
+		if batch[key] == nil && revision == 0 {
+			continue
+		}
+		g.Go(func() error {
+			written, err := p.put(ctx, key, batch[key], revision)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				p.unsure = true
+				if first == nil || errors.Is(first, ErrFenced) {
+					first = err
+				}
+				p.again(key, batch[key])
+			case batch[key] == nil:
+				delete(p.revisions, key)
+			default:
+				p.revisions[key] = written
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // each result was taken
+	return first
+}
+
+func (p *projector) revision(mu *sync.Mutex, key string) uint64 {
+	mu.Lock()
+	defer mu.Unlock()
+	return p.revisions[key]
+}
+
+// reload reads the revisions anew. What this registry heard is newer than what it reads, so
+// its values are written over those of others; but where another registry of the region has
+// counted further, the count goes on from there.
+func (p *projector) reload(ctx context.Context) error {
+	servers, err := p.load(ctx)
 	if err != nil {
 		return err
 	}
-	for i, part := range parts {
-		u := &events.ViewUpdate{
-			Version: events.Version, Region: p.region, Seq: p.seq, At: now.UTC(), Full: full,
-			Part: i + 1, Of: len(parts), Servers: part, Sees: t.Sees(now),
-		}
-		data, err := events.Encode(u)
-		if err != nil {
-			return err
-		}
-		if err := p.bus.Publish(ctx, u.Subject().String(), data); err != nil {
-			return err
+	var highest uint64
+	for i := range servers {
+		if servers[i].Region == p.region {
+			highest = max(highest, servers[i].Seq)
 		}
 	}
-	clear(p.own)
-	if full {
-		p.lastFull = now
-	}
+	p.counted(highest)
 	return nil
 }
 
-// split cuts a list into parts whose encoding stays below events.MaxViewPart; at least one.
-func split(list []events.Server) ([][]events.Server, error) {
-	const envelope = 8 << 10 // the update's own fields
-	parts := [][]events.Server{{}}
-	size := envelope
-	for _, s := range list {
-		data, err := json.Marshal(s)
-		if err != nil {
-			return nil, fmt.Errorf("encode server %s: %w", s.Server, err)
-		}
-		if size+len(data) > events.MaxViewPart {
-			parts = append(parts, []events.Server{})
-			size = envelope
-		}
-		size += len(data) + 1
-		last := len(parts) - 1
-		parts[last] = append(parts[last], s)
+// again wants a value that was not written, unless there is a newer one.
+func (p *projector) again(key string, s *events.Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, newer := p.wanted[key]; !newer {
+		p.wanted[key] = s
 	}
-	return parts, nil
 }
 
-// write puts the pending keys into the bucket, each fenced by its revision. After a write
-// that somebody else came before, the revisions are read anew and all that is pending is
-// written over them: what this registry heard is newer than what it read.
-func (p *projector) write(ctx context.Context, t *Table) error {
-	if len(p.pending) == 0 {
-		return nil
-	}
-	if p.reload {
-		if _, err := p.load(ctx); err != nil {
-			return err
-		}
-	}
-	for _, key := range sortedKeys(p.pending) {
-		s, there := t.Get(key)
-		if there && s.Region == p.region {
-			if _, untold := p.own[s.Server]; untold {
-				continue // its sequence comes with the view update
-			}
-		}
-		if err := p.put(ctx, key, s, there); err != nil {
-			return err
-		}
-		delete(p.pending, key)
-	}
-	return nil
-}
-
-func (p *projector) put(ctx context.Context, key string, s events.Server, there bool) error {
-	revision, known := p.revisions[key]
+// put writes one key, and counts how it went.
+func (p *projector) put(ctx context.Context, key string, s *events.Server, revision uint64) (uint64, error) {
 	var value []byte
-	if there {
+	if s != nil {
 		var err error
 		if value, err = json.Marshal(s); err != nil {
-			return fmt.Errorf("encode server %s: %w", key, err)
+			return 0, fmt.Errorf("encode server %s: %w", key, err)
 		}
-	} else if !known {
-		return nil
 	}
-	revision, err := p.store.Put(ctx, key, value, revision)
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	written, err := p.store.Put(ctx, key, value, revision)
+	outcome := "written"
+	switch {
+	case errors.Is(err, ErrFenced):
+		outcome = "fenced"
+	case err != nil:
+		outcome = "failed"
+	}
+	p.metrics.writes.WithLabelValues(outcome).Inc()
 	if err != nil {
-		return fmt.Errorf("write %s: %w", key, err)
+		return 0, fmt.Errorf("write %s: %w", key, err)
 	}
-	if p.revisions[key] = revision; !there {
-		delete(p.revisions, key)
-	}
-	return nil
+	return written, nil
 }

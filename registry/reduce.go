@@ -1,25 +1,40 @@
 package registry
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/berthhq/berth/events"
 )
 
+// Why a server is in its state: the Reason of events.Server and events.ServerState.
+const (
+	reasonHeartbeat = "heartbeat"
+	reasonAnnounced = "announced"
+	reasonStored    = "stored_heartbeat"
+	reasonSilent    = "missed_heartbeats"
+	reasonAnswering = "probe_answered"
+	reasonForgotten = "forgotten"
+	reasonNoUpdates = "region_unreachable"
+)
+
 // Reduce folds an event into the table and returns what is to be done. now is when the event
-// was learned; it never goes back.
+// was learned.
 func (t *Table) Reduce(e Event, now time.Time) []Effect {
 	switch e := e.(type) {
 	case HeartbeatSeen:
-		return t.heartbeat(e.Heartbeat, now)
+		return t.heartbeat(e, now)
 	case ProbeDone:
 		return t.probed(e, now)
 	case UpdateSeen:
 		return t.update(e.Update, now)
+	case SequenceSeen:
+		t.counted(e.Seq)
 	case Restored:
-		t.restore(e.Servers, now)
+		return t.restore(e.Servers, now)
 	case Gap:
-		t.gap = now
+		t.missed(now)
 	case Ticked:
 		return t.tick(now)
 	}
@@ -28,186 +43,142 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 
 // server is what the table knows of one server of the own region.
 type server struct {
-	// value is what others are told of it.
+	// value is what others are told of it, by the time they are.
 	value events.Server
-	// members are the processes behind its URL, by name; one without a name for most.
-	members map[string]*member
-	// seen is when the last heartbeat of any member arrived, or when this registry began to
-	// wait for one.
-	seen time.Time
-	// probing says that a probe is under way, probed when the last one ended, failed how
-	// many failed in a row, answered that one went well since the last heartbeat.
-	probing  bool
-	probed   time.Time
-	failed   int
-	answered bool
-	// refreshed is when the value last counted as changed.
-	refreshed time.Time
-}
-
-// member is one process of a server.
-type member struct {
-	last events.Heartbeat
-	seen time.Time
-	// since is when its boot was first seen, disputed when an older boot was last heard
-	// beside it.
-	since, disputed time.Time
+	cell
+	evidence
+	told
+	removed bool
 }
 
 // heartbeat folds one heartbeat. Of a member's heartbeats the one with the highest (boot,
 // seq) counts, whenever it arrives.
-func (t *Table) heartbeat(h *events.Heartbeat, now time.Time) []Effect {
+func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
+	h := e.Heartbeat
 	if h.Region != t.region {
 		return []Effect{Skipped{SkipForeign}}
 	}
-	s, known := t.own[h.Server]
-	if !known {
-		if len(t.own) >= t.detection.MaxServers {
+	s, ok := t.find(h.Server)
+	if !ok {
+		return []Effect{Skipped{SkipTooMany}}
+	}
+	m, at := s.member(h.Member)
+	if m == nil {
+		if len(s.members) >= t.detection.MaxMembers || t.processes >= processesPerServer*t.detection.MaxServers {
 			return []Effect{Skipped{SkipTooMany}}
 		}
-		s = &server{members: map[string]*member{}}
-		t.own[h.Server] = s
+		m = &member{name: h.Member}
+		s.members = slices.Insert(s.members, at, m)
+		t.processes++
 	}
-	m, known := s.members[h.Member]
-	if !known {
-		if len(s.members) >= t.detection.MaxMembers {
-			return []Effect{Skipped{SkipTooMany}}
-		}
-		m = &member{since: now}
-		s.members[h.Member] = m
-	}
-	switch {
-	case h.Boot < m.last.Boot:
-		return t.olderBoot(s, m, h, now)
-	case h.Boot == m.last.Boot && h.Seq <= m.last.Seq:
+	l, kind := m.fold(h, e.Stored, now)
+	switch kind {
+	case stale:
 		return []Effect{Skipped{SkipOlder}}
-	case h.Boot > m.last.Boot:
-		m.since = now
+	case outdated:
+		return t.outdated(s, m, l, e, now)
+	case facts, alive:
 	}
-	m.last, m.seen = *h, now
-	s.seen, s.failed, s.answered = now, 0, false
-	return t.describe(s, h, now)
-}
-
-// olderBoot is a heartbeat of a process that a later one has replaced. Just after a restart
-// that is a late message; long after it, two processes claim one name.
-func (t *Table) olderBoot(s *server, m *member, h *events.Heartbeat, now time.Time) []Effect {
-	effects := []Effect{Skipped{SkipOldBoot}}
-	settled := 2 * intervalOf(h.IntervalMS)
-	if now.Sub(m.since) < settled || now.Sub(m.disputed) < t.detection.DisputeEvery {
-		return effects
-	}
-	m.disputed = now
-	return append(effects, RegionChanged{&events.RegionState{
-		Version: events.Version, Region: t.region, State: "duplicate_id", Seen: t.region, At: now.UTC(),
-		Reason: "server " + s.value.Server + " member \"" + h.Member + "\" is claimed by boots " + h.Boot + " and " + m.last.Boot + "; the later one counts",
-	}})
-}
-
-// describe makes a server's value anew from its members, after a heartbeat of one.
-func (t *Table) describe(s *server, h *events.Heartbeat, now time.Time) []Effect {
 	before := s.value
-	v := &s.value
-	v.Server, v.Region, v.URL, v.HealthURL, v.AuthURL = h.Server, h.Region, h.URL, h.HealthURL, h.AuthURL
-	v.Boot, v.SeenAt, v.IntervalMS = h.Boot, now.UTC(), h.IntervalMS
-	v.Location, v.Replication = h.Location, h.Replication
-	v.Capacity, v.Load = s.sum(now)
-	state := s.announced(now)
-	reason := "heartbeat"
-	if state != events.StateUp {
-		reason = "announced"
-	}
-	effects := t.become(s, state, reason, now)
-	if differs(before, *v) || now.Sub(s.refreshed) >= t.detection.Refresh {
-		t.touch(s, now)
-	}
+	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
+	effects := t.hear(s, kind == alive, now)
+	t.weigh(s, &before)
 	return effects
 }
 
-// announced is the state that the members' last words amount to: up while any says so.
-func (s *server) announced(now time.Time) events.State {
-	state := events.StateLeft
-	for _, m := range s.members {
-		switch {
-		case m.last.State == events.StateLeft, m.silent(now):
-		case m.last.State == events.StateUp:
-			return events.StateUp
-		default:
-			state = m.last.State
-		}
+// hear puts a server into the state that its members announce. Only a live heartbeat brings
+// one back that is silent or gone; a stored one can but take it away.
+func (t *Table) hear(s *server, live bool, now time.Time) []Effect {
+	said := s.announced(t.gap, now, t.detection.DownAfter)
+	if live {
+		s.heard(s.lastHeard())
 	}
-	return state
+	switch {
+	case said == events.StateLeft, live && said != "":
+		return t.become(s, said, reasonSaid(said), now)
+	case s.value.State == "":
+		return t.become(s, events.StateSuspect, reasonStored, now)
+	case s.value.State == events.StateUp && said == events.StateDraining:
+		return t.become(s, said, reasonSaid(said), now)
+	}
+	return nil
 }
 
-// sum adds up the capacity and load of the members that are heard and have not left. The
-// slowest member's response time and the mean of the rest stand for all.
-func (s *server) sum(now time.Time) (int, events.Load) {
-	var load events.Load
-	capacity := 0
-	var weighted, cpu float64
-	for _, m := range s.members {
-		h := &m.last
-		if h.State == events.StateLeft || m.silent(now) {
-			continue
-		}
-		capacity += h.Capacity
-		load.Sessions += h.Load.Sessions
-		load.InFlight += h.Load.InFlight
-		load.MaxInFlight += h.Load.MaxInFlight
-		load.P99 = max(load.P99, h.Load.P99)
-		weighted += h.Load.Utilisation * float64(h.Capacity)
-		cpu += h.Load.CPU * float64(h.Capacity)
+// reasonSaid is why a server is in a state that it announced itself.
+func reasonSaid(s events.State) string {
+	if s == events.StateUp {
+		return reasonHeartbeat
 	}
-	if capacity == 0 {
-		for _, m := range s.members { // all have left: what they last said
-			capacity += m.last.Capacity
-		}
-		return capacity, load
-	}
-	load.Utilisation, load.CPU = weighted/float64(capacity), cpu/float64(capacity)
-	return capacity, load
+	return reasonAnnounced
 }
 
-// silent reports whether a member has missed three heartbeats.
-func (m *member) silent(now time.Time) bool {
-	return now.Sub(m.seen) >= missedBy(3, intervalOf(m.last.IntervalMS))
+// outdated is a heartbeat of a boot that another has replaced: late, or a second process that
+// claims the same name. Operators are told of the latter.
+func (t *Table) outdated(s *server, m *member, l *life, e HeartbeatSeen, now time.Time) []Effect {
+	effects := []Effect{Skipped{SkipOldBoot}}
+	if e.Stored || l != m.rival || !m.claimed(now) || now.Sub(m.disputed) < t.detection.DisputeEvery {
+		return effects
+	}
+	m.disputed = now
+	who := "server " + s.value.Server
+	if m.name != "" {
+		who += ", member " + m.name
+	}
+	return append(effects, RegionChanged{&events.RegionState{
+		Version: events.Version, Region: t.region, State: "duplicate_id", Seen: t.region, At: now.UTC(),
+		Reason: fmt.Sprintf("%s: boots %s and %s both live; the later counts", who, l.boot, m.counts.boot),
+	}})
 }
 
-// become puts a server into a state.
+// become puts a server into a state. Others are to be told at once.
 func (t *Table) become(s *server, state events.State, reason string, now time.Time) []Effect {
 	if s.value.State == state {
 		return nil
 	}
 	previous := s.value.State
 	s.value.State, s.value.Reason, s.value.Since = state, reason, now.UTC()
-	t.touch(s, now)
+	t.due(s, true)
 	return []Effect{StateChanged{&events.ServerState{
 		Version: events.Version, Server: s.value.Server, Region: t.region, State: state, Previous: previous,
 		Reason: reason, URL: s.value.URL, Boot: s.value.Boot, At: now.UTC(),
 	}}}
 }
 
-// touch marks a server's value as changed.
-func (t *Table) touch(s *server, now time.Time) {
-	s.refreshed = now
-	t.dirty[s.value.Key()] = struct{}{}
+// restore takes over what an earlier registry knew. Silence is counted from now: nobody is
+// dead because no registry listened. The count of view updates goes on well beyond those that
+// may have been sent after the last value was written.
+func (t *Table) restore(list []events.Server, now time.Time) (effects []Effect) {
+	t.missed(now)
+	for i := range list {
+		v := &list[i]
+		if v.Region == t.region {
+			t.counted(v.Seq)
+		}
+		if !t.takeOver(v, now) {
+			effects = append(effects, Skipped{SkipTooMany})
+		}
+	}
+	if t.seq > 0 {
+		t.seq += seqLeap
+	}
+	t.changes++
+	return effects
 }
 
-// restore takes over what an earlier registry knew. Silence is counted from now: nobody is
-// dead because no registry listened.
-func (t *Table) restore(list []events.Server, now time.Time) {
-	t.gap = now
-	for _, v := range list {
-		if v.Region != t.region {
-			o := t.other(v.Region, now)
-			if _, known := o.servers[v.Server]; !known {
-				o.servers[v.Server] = v
-			}
-			continue
-		}
-		if _, known := t.own[v.Server]; known || len(t.own) >= t.detection.MaxServers {
-			continue
-		}
-		t.own[v.Server] = &server{value: v, seen: now, refreshed: now, members: map[string]*member{}}
+// takeOver keeps a restored server unless there is something newer. It refuses only what
+// would exceed a bound.
+func (t *Table) takeOver(v *events.Server, now time.Time) bool {
+	if v.Region != t.region {
+		o := t.other(v.Region, now)
+		return o != nil && o.adopt(v, t.detection.MaxServers) != refused
 	}
+	s, ok := t.find(v.Server)
+	if !ok {
+		return false
+	}
+	if len(s.members) == 0 {
+		s.value = *v
+		s.told = told{at: now, utilisation: v.Load.Utilisation, capacity: v.Capacity}
+	}
+	return true
 }

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,32 +41,41 @@ type Config struct {
 
 // Times and bounds of a registry.
 const (
-	tickEvery    = 50 * time.Millisecond
-	retryEvery   = time.Second
+	tickEvery = 50 * time.Millisecond
+	// retryEvery is the pause before something at the start is tried again.
+	retryEvery = time.Second
+	// catchUpLimit bounds one reading of the stream of heartbeats.
 	catchUpLimit = 10 * time.Second
-	// maxProbes bounds the probes under way at once.
-	maxProbes = 64
-	// maxInbox bounds the messages that wait to be folded.
-	maxInbox = 200_000
+	// maxProbes bounds the probes under way at once, maxUpdates the view updates.
+	maxProbes  = 512
+	maxUpdates = 64
+	// updateTimeout bounds the wait for a view update to be stored. Who subscribes has it
+	// before that.
+	updateTimeout = 500 * time.Millisecond
+	// updateParts is how many parts of one Tell are under way at once.
+	updateParts = 8
 )
 
 // Registry is the registry of a region.
 type Registry struct {
-	cfg     Config
-	log     *slog.Logger
-	metrics *metrics
-	inbox   *inbox
-	probes  *semaphore.Weighted
-	// catching lets one catch-up run at a time.
-	catching sync.Mutex
-	view     atomic.Pointer[View]
-	current  atomic.Int64
-
-	// table and projector belong to the goroutine of Run.
-	table     *Table
+	cfg       Config
+	log       *slog.Logger
+	metrics   *metrics
+	inbox     *inbox
+	journal   *journal
 	projector *projector
-	// stale says that the view is older than the table.
-	stale bool
+	probes    *semaphore.Weighted
+	updates   *semaphore.Weighted
+	// reread holds a token while the stream of heartbeats is to be read.
+	reread  chan struct{}
+	view    atomic.Pointer[View]
+	current atomic.Int64
+
+	// The fields below belong to the loop. shown counts the table's changes that the view
+	// has, since shownAt.
+	table   *Table
+	shown   uint64
+	shownAt time.Time
 }
 
 // New returns a registry, or the first fault of its configuration. It does no I/O.
@@ -81,10 +89,14 @@ func New(c Config) (*Registry, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Registry{
-		cfg: c, log: c.Log, metrics: newMetrics(c.Metrics), inbox: newInbox(), probes: semaphore.NewWeighted(maxProbes),
-		table: NewTable(c.Region, c.Detection), projector: newProjector(c.Region, c.Bus, c.Store, c.Log),
-	}, nil
+	r := &Registry{
+		cfg: c, log: c.Log, metrics: newMetrics(c.Metrics), inbox: newInbox(), reread: make(chan struct{}, 1),
+		probes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
+		table: NewTable(c.Region, c.Detection),
+	}
+	r.journal = newJournal(c.Bus, c.Log, r.metrics)
+	r.projector = newProjector(c.Region, c.Store, c.Log, r.metrics, func(seq uint64) { r.inbox.learned(SequenceSeen{seq}) })
+	return r, nil
 }
 
 // View returns the newest view, nil before the registry has read what was there.
@@ -92,17 +104,38 @@ func (r *Registry) View() *View { return r.view.Load() }
 
 // Run watches until ctx ends, which is no error.
 func (r *Registry) Run(ctx context.Context) error {
-	stop, err := r.listen(ctx)
-	if err != nil {
-		return err
+	var stop func()
+	if !r.persist(ctx, "registry cannot listen yet", func() (err error) { stop, err = r.listen(ctx); return err }) {
+		return nil
 	}
 	defer stop()
-	if err := r.begin(ctx); err != nil {
-		return err
+	var restored []events.Server
+	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { restored, err = r.projector.load(ctx); return err }) {
+		return nil
 	}
+	r.catchUp(ctx)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { r.loop(ctx, g); return nil })
+	g.Go(func() error { r.journal.run(ctx); return nil })
+	g.Go(func() error { r.projector.run(ctx); return nil })
+	g.Go(func() error { r.readAgain(ctx); return nil })
+	g.Go(func() error { r.loop(ctx, g, restored); return nil })
 	return g.Wait()
+}
+
+// persist tries until fn succeeds, which it reports, or ctx ends.
+func (r *Registry) persist(ctx context.Context, failure string, fn func() error) bool {
+	for {
+		err := fn()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() == nil {
+			r.log.LogAttrs(ctx, slog.LevelWarn, "registry has to wait", slog.String("reason", failure), slog.String("error", err.Error()))
+		}
+		if !sleep(ctx, retryEvery) {
+			return false
+		}
+	}
 }
 
 // listen subscribes to the live flow: heartbeats of the region, view updates of all.
@@ -117,7 +150,7 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 		events.Subject{Kind: events.KindHeartbeat, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindView}.Filter(),
 	} {
-		s, err := r.cfg.Bus.Subscribe(ctx, subject, r.inbox.message)
+		s, err := r.cfg.Bus.Subscribe(ctx, subject, r.inbox.live)
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
@@ -128,40 +161,35 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	return stop, nil
 }
 
-// begin takes over what the bucket holds and reads the heartbeats that were kept. It tries
-// until it succeeds or ctx ends.
-func (r *Registry) begin(ctx context.Context) error {
+// catchUp reads the last heartbeats from the stream into the inbox: they may come again, or
+// after newer ones, which the fold does not mind. If it fails it is tried again later.
+func (r *Registry) catchUp(ctx context.Context) {
+	limited, cancel := context.WithTimeout(ctx, catchUpLimit)
+	defer cancel()
+	if err := r.cfg.Heartbeats.CatchUp(limited, r.inbox.stored); err != nil && ctx.Err() == nil {
+		r.log.LogAttrs(ctx, slog.LevelWarn, "heartbeats not read from the stream, will try again", slog.String("error", err.Error()))
+		sleep(ctx, retryEvery)
+		signal(r.reread)
+	}
+}
+
+// readAgain reads the stream whenever that was asked for, once at a time.
+func (r *Registry) readAgain(ctx context.Context) {
 	for {
-		servers, err := r.projector.begin(ctx)
-		if err == nil {
-			r.reduce(ctx, Restored{servers}, time.Now(), nil)
-			err = r.catchUp(ctx)
-		}
-		if err == nil {
-			r.publishView(time.Now())
-			return nil
-		}
-		r.log.LogAttrs(ctx, slog.LevelWarn, "registry cannot begin yet", slog.String("error", err.Error()))
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(retryEvery):
+			return
+		case <-r.reread:
+			r.catchUp(ctx)
 		}
 	}
 }
 
-// catchUp reads the last heartbeat of each server from the stream, into the inbox: they may
-// come again, or after newer ones, which the fold does not mind.
-func (r *Registry) catchUp(ctx context.Context) error {
-	r.catching.Lock()
-	defer r.catching.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
-	defer cancel()
-	return r.cfg.Heartbeats.CatchUp(ctx, r.inbox.message)
-}
-
-// loop folds what comes, and lets time pass, until ctx ends.
-func (r *Registry) loop(ctx context.Context, g *errgroup.Group) {
+// loop folds what comes, and lets time pass, until ctx ends. It waits for nothing else.
+func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []events.Server) {
+	r.reduce(ctx, g, Restored{restored}, time.Now())
+	r.drain(ctx, g)
+	r.show(time.Now())
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
@@ -169,13 +197,18 @@ func (r *Registry) loop(ctx context.Context, g *errgroup.Group) {
 		case <-ctx.Done():
 			return
 		case <-r.inbox.wake:
+			r.drain(ctx, g)
 		case <-tick.C:
-			r.reduce(ctx, Ticked{}, time.Now(), g)
+			// What waits counts before the silence that it ends is judged.
+			r.drain(ctx, g)
+			r.reduce(ctx, g, Ticked{}, time.Now())
 		}
-		r.drain(ctx, g)
 		now := time.Now()
-		r.projector.flush(ctx, r.table, now)
-		r.publishView(now)
+		r.tell(ctx, g, now)
+		r.current.Store(now.UnixNano())
+		if r.table.Changes() != r.shown && now.Sub(r.shownAt) >= viewEvery {
+			r.show(now)
+		}
 	}
 }
 
@@ -183,30 +216,27 @@ func (r *Registry) loop(ctx context.Context, g *errgroup.Group) {
 func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 	batch, gap := r.inbox.take()
 	if gap {
-		r.reduce(ctx, Gap{}, time.Now(), g)
-		g.Go(func() error {
-			if err := r.catchUp(ctx); err != nil && ctx.Err() == nil {
-				r.log.LogAttrs(ctx, slog.LevelWarn, "heartbeats not read after a gap", slog.String("error", err.Error()))
-			}
-			return nil
-		})
+		r.metrics.gaps.WithLabelValues("own").Inc()
+		r.reduce(ctx, g, Gap{}, time.Now())
+		signal(r.reread)
 	}
 	for _, item := range batch {
 		if item.event == nil {
-			item.event = r.decode(item.subject, item.data)
+			item.event = r.decode(&item)
 		}
 		if item.event != nil {
-			r.reduce(ctx, item.event, item.at, g)
+			r.reduce(ctx, g, item.event, item.at)
 		}
 	}
 }
 
 // decode returns the message as an event of the table, nil for one that is skipped.
-func (r *Registry) decode(subject string, data []byte) Event {
-	e, err := events.Decode(subject, data)
+func (r *Registry) decode(i *item) Event {
+	e, err := events.Decode(i.subject, i.data)
 	switch e := e.(type) {
 	case *events.Heartbeat:
-		return HeartbeatSeen{e}
+		r.metrics.heartbeats.Inc()
+		return HeartbeatSeen{Heartbeat: e, Stored: i.stored}
 	case *events.ViewUpdate:
 		return UpdateSeen{e}
 	}
@@ -219,42 +249,66 @@ func (r *Registry) decode(subject string, data []byte) Event {
 }
 
 // reduce folds one event and does what the table wants done.
-func (r *Registry) reduce(ctx context.Context, e Event, now time.Time, g *errgroup.Group) {
-	urgent := false
+func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now time.Time) {
 	for _, effect := range r.table.Reduce(e, now) {
 		switch effect := effect.(type) {
 		case StateChanged:
-			urgent = true
 			r.metrics.changes.WithLabelValues(string(effect.State.State)).Inc()
-			r.publish(ctx, effect.State)
+			r.journal.say(ctx, effect.State, slog.String("reason", effect.State.Reason))
 		case RegionChanged:
-			urgent = true
-			r.publish(ctx, effect.State)
+			r.journal.say(ctx, effect.State, slog.String("reason", effect.State.Reason))
 		case ProbeDue:
-			if g != nil {
-				g.Go(func() error { r.probe(ctx, effect); return nil })
-			}
+			g.Go(func() error { r.probe(ctx, effect); return nil })
+		case UpdateMissed:
+			r.metrics.gaps.WithLabelValues("update").Inc()
 		case Skipped:
 			r.metrics.skipped.WithLabelValues(effect.Reason).Inc()
 		}
 	}
-	if keys := r.table.Changes(); len(keys) > 0 {
-		r.projector.changed(keys, urgent)
-		r.stale = true
-	}
 }
 
-// publish tells of a change and logs it.
-func (r *Registry) publish(ctx context.Context, e events.Event) {
-	data, err := events.Encode(e)
-	if err == nil {
-		r.log.LogAttrs(ctx, slog.LevelInfo, "changed", slog.String("subject", e.Subject().String()))
-		err = r.cfg.Bus.Publish(ctx, e.Subject().String(), data)
+// tell hands on what is due to the bucket and to other regions.
+func (r *Registry) tell(ctx context.Context, g *errgroup.Group, now time.Time) {
+	told := r.table.Tell(now)
+	r.projector.want(told)
+	if len(told.Updates) == 0 {
+		return
 	}
-	if err != nil {
-		r.log.LogAttrs(ctx, slog.LevelWarn, "event not published",
-			slog.String("subject", e.Subject().String()), slog.String("error", err.Error()))
+	if !r.updates.TryAcquire(1) {
+		// What is left out comes with the next full update.
+		r.metrics.updates.WithLabelValues("dropped").Add(float64(len(told.Updates)))
+		return
 	}
+	g.Go(func() error {
+		defer r.updates.Release(1)
+		r.publish(ctx, told.Updates)
+		return nil
+	})
+}
+
+// publish sends view updates. Other regions fold them in any order and what is missing comes
+// with the next full one, so none is sent twice and none waits long for the one before.
+func (r *Registry) publish(ctx context.Context, updates []*events.ViewUpdate) {
+	var g errgroup.Group
+	g.SetLimit(updateParts)
+	for _, u := range updates {
+		g.Go(func() error {
+			data, err := events.Encode(u)
+			if err == nil {
+				limited, cancel := context.WithTimeout(ctx, updateTimeout)
+				err = r.cfg.Bus.Publish(limited, u.Subject().String(), data)
+				cancel()
+			}
+			outcome := "stored"
+			if err != nil {
+				outcome = "failed"
+				r.log.LogAttrs(ctx, slog.LevelDebug, "view update not stored", slog.String("error", err.Error()))
+			}
+			r.metrics.updates.WithLabelValues(outcome).Inc()
+			return nil
+		})
+	}
+	_ = g.Wait() // each outcome was counted
 }
 
 // probe asks a server; what comes of it goes through the inbox.
@@ -264,23 +318,25 @@ func (r *Registry) probe(ctx context.Context, due ProbeDue) {
 	}
 	defer r.probes.Release(1)
 	err := r.cfg.Prober.Probe(ctx, due.URL)
+	if ctx.Err() != nil {
+		return
+	}
 	outcome := "good"
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrRefused):
+		outcome = "refused"
+	case err != nil:
 		outcome = "failed"
 	}
 	r.metrics.probes.WithLabelValues(outcome).Inc()
-	if ctx.Err() == nil {
-		r.inbox.put(item{event: ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil}, at: time.Now()})
-	}
+	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil})
 }
 
-// publishView makes a new snapshot if the table has changed.
-func (r *Registry) publishView(now time.Time) {
+// show makes a new view of the table.
+func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
-	if !r.stale && r.view.Load() != nil {
-		return
-	}
 	servers := r.table.Servers()
+	r.metrics.count(r.cfg.Region, servers)
 	r.view.Store(NewView(servers, seqsOf(servers), &r.current))
-	r.stale = false
+	r.shown, r.shownAt = r.table.Changes(), now
 }

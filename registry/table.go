@@ -1,19 +1,24 @@
 package registry
 
 import (
-	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berthhq/berth/events"
 )
 
 // Event is something that a Table learns: one of HeartbeatSeen, ProbeDone, UpdateSeen,
-// Restored, Gap and Ticked.
+// SequenceSeen, Restored, Gap and Ticked.
 type Event interface{ event() }
 
-// HeartbeatSeen is a heartbeat of the own region that arrived.
-type HeartbeatSeen struct{ Heartbeat *events.Heartbeat }
+// HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.
+type HeartbeatSeen struct {
+	Heartbeat *events.Heartbeat
+	// Stored says that it was read from a stream: its facts count, but it is no sign of life,
+	// for its sender may have died since.
+	Stored bool
+}
 
 // ProbeDone is what came of a ProbeDue.
 type ProbeDone struct {
@@ -22,27 +27,33 @@ type ProbeDone struct {
 	OK bool
 }
 
-// UpdateSeen is another region's view update that arrived. The own region's are ignored.
+// UpdateSeen is a view update that arrived. The own region's only show how far another of its
+// registries has counted.
 type UpdateSeen struct{ Update *events.ViewUpdate }
+
+// SequenceSeen is a sequence of the own region's view updates that another registry has used.
+type SequenceSeen struct{ Seq uint64 }
 
 // Restored is what berth_servers held when this registry started.
 type Restored struct{ Servers []events.Server }
 
-// Gap says that messages may have been missed: the connection has come back.
+// Gap says that messages may have been missed: the connection has come back, or some were
+// dropped.
 type Gap struct{}
 
-// Ticked lets time pass. It is due every tick.
+// Ticked lets time pass. It is due every 50 ms or so.
 type Ticked struct{}
 
 func (HeartbeatSeen) event() {}
 func (ProbeDone) event()     {}
 func (UpdateSeen) event()    {}
+func (SequenceSeen) event()  {}
 func (Restored) event()      {}
 func (Gap) event()           {}
 func (Ticked) event()        {}
 
-// Effect is something that a Table wants done: one of StateChanged, RegionChanged, ProbeDue
-// and Skipped.
+// Effect is something that a Table wants done: one of StateChanged, RegionChanged, ProbeDue,
+// UpdateMissed and Skipped.
 type Effect interface{ effect() }
 
 // StateChanged is a server of the own region in a new state.
@@ -54,84 +65,74 @@ type RegionChanged struct{ State *events.RegionState }
 // ProbeDue asks for a probe of a server; its ProbeDone is awaited.
 type ProbeDue struct{ Server, Boot, URL string }
 
-// Skipped counts an event that changed nothing, for the reason.
+// UpdateMissed says that another region has sent an update that did not arrive. What it held
+// comes with the next full one.
+type UpdateMissed struct{ Region string }
+
+// Skipped counts an event, or a part of one, that changed nothing, for the reason.
 type Skipped struct{ Reason string }
 
 func (StateChanged) effect()  {}
 func (RegionChanged) effect() {}
 func (ProbeDue) effect()      {}
+func (UpdateMissed) effect()  {}
 func (Skipped) effect()       {}
 
 // Reasons of Skipped.
 const (
-	SkipTooMany  = "too_many_servers"
-	SkipOlder    = "older"
-	SkipOldBoot  = "older_boot"
-	SkipForeign  = "foreign_region"
-	SkipConflict = "url_conflict"
+	SkipTooMany = "too_many"
+	SkipOlder   = "older"
+	SkipOldBoot = "older_boot"
+	SkipForeign = "foreign_region"
 )
 
 // Table is a registry's working knowledge of all regions. Its Reduce is deterministic: it
-// reads no clock and does no I/O, and the same events at the same times leave the same table,
-// in whatever order the heartbeats of different servers came, and however often each. It is
-// owned by one goroutine.
+// reads no clock and does no I/O. The same heartbeats and updates leave the same servers, in
+// whatever order they came and however often each; only the times at which the table noticed
+// something, and the events about it, follow the order. It is owned by one goroutine.
 type Table struct {
 	region    string
 	detection Detection
-	own       map[string]*server
+	// own are the servers of the own region, order the same sorted by id.
+	own   map[string]*server
+	order []*server
+	// processes counts the members of all own servers.
+	processes int
 	others    map[string]*otherRegion
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
-	// dirty are the keys whose values have changed since Changes was last called.
-	dirty map[string]struct{}
+	telling
 }
 
 // NewTable returns the table of a region's registry.
 func NewTable(region string, d Detection) *Table {
 	return &Table{
 		region: region, detection: d.withDefaults(), own: map[string]*server{},
-		others: map[string]*otherRegion{}, dirty: map[string]struct{}{},
+		others: map[string]*otherRegion{}, telling: telling{dueKeys: map[string]struct{}{}},
 	}
 }
 
-// Changes returns the keys whose values have changed since it was last called, sorted.
-func (t *Table) Changes() []string {
-	keys := slices.Sorted(maps.Keys(t.dirty))
-	clear(t.dirty)
-	return keys
-}
-
-// Get returns the server under a key, false if there is none any more.
-func (t *Table) Get(key string) (events.Server, bool) {
-	region, id, ok := cutKey(key)
-	if !ok {
-		return events.Server{}, false
-	}
-	if region == t.region {
-		if s, ok := t.own[id]; ok {
-			return s.value, true
-		}
-		return events.Server{}, false
-	}
-	if o, ok := t.others[region]; ok {
-		return o.get(id)
-	}
-	return events.Server{}, false
-}
-
-// Servers returns the servers of all regions, sorted by key.
+// Servers returns the servers of all regions as they count here, sorted by region and id.
 func (t *Table) Servers() []events.Server {
-	var list []events.Server
-	for _, s := range t.own {
-		list = append(list, s.value)
-	}
+	total := len(t.order)
 	for _, o := range t.others {
-		for id := range o.servers {
-			s, _ := o.get(id)
-			list = append(list, s)
+		total += len(o.servers)
+	}
+	list := make([]events.Server, 0, total)
+	names := append(sortedKeys(t.others), t.region)
+	slices.Sort(names)
+	for _, name := range names {
+		if name == t.region {
+			for _, s := range t.order {
+				list = append(list, s.value)
+			}
+			continue
+		}
+		o := t.others[name]
+		for i := range o.servers {
+			list = append(list, o.shown(o.servers[i]))
 		}
 	}
-	slices.SortFunc(list, compareServers)
 	return list
 }
 
@@ -144,9 +145,32 @@ func (t *Table) Sees(now time.Time) map[string]int64 {
 	return sees
 }
 
-// stamp marks the value of an own server as brought by a view update.
-func (t *Table) stamp(id string, seq uint64) {
-	if s, ok := t.own[id]; ok {
-		s.value.Seq = seq
+// find returns the own server with that id; it makes one if there is room for it.
+func (t *Table) find(id string) (s *server, ok bool) {
+	if s, ok = t.own[id]; ok {
+		return s, true
 	}
+	if len(t.own) >= t.detection.MaxServers {
+		return nil, false
+	}
+	s = &server{}
+	s.value.Server, s.value.Region = id, t.region
+	t.own[id] = s
+	at, _ := slices.BinarySearchFunc(t.order, id, byID)
+	t.order = slices.Insert(t.order, at, s)
+	return s, true
 }
+
+// remove forgets an own server.
+func (t *Table) remove(s *server) {
+	id := s.value.Server
+	delete(t.own, id)
+	if at, ok := slices.BinarySearchFunc(t.order, id, byID); ok {
+		t.order = slices.Delete(t.order, at, at+1)
+	}
+	t.processes -= len(s.members)
+	s.removed = true
+	t.dueKey(s.value.Key())
+}
+
+func byID(s *server, id string) int { return strings.Compare(s.value.Server, id) }

@@ -1,9 +1,8 @@
 package registry
 
 import (
+	"cmp"
 	"maps"
-	"math"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -18,8 +17,9 @@ type View struct {
 	// Servers are the servers of all regions, sorted by region and id.
 	Servers []events.Server
 
-	byID map[string]int
-	seqs map[string]uint64
+	// starts holds, for each of Regions, the index of its first server in Servers.
+	starts []int
+	seqs   map[string]uint64
 	// current is when the view's source was last known to be complete, in Unix nanoseconds.
 	// It goes on being proven after the view was made.
 	current *atomic.Int64
@@ -29,13 +29,10 @@ type View struct {
 // changed afterwards. seqs holds the newest view update of each region that it includes;
 // current tells, in Unix nanoseconds, when it was last known to be complete.
 func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.Int64) *View {
-	v := &View{Servers: servers, byID: make(map[string]int, len(servers)), seqs: seqs, current: current}
+	v := &View{Servers: servers, seqs: seqs, current: current}
 	list := make([]placement.Server, len(servers))
 	for i := range servers {
 		s := &servers[i]
-		if _, twice := v.byID[s.Server]; !twice {
-			v.byID[s.Server] = i
-		}
 		list[i] = placement.Server{
 			ID: s.Server, Region: s.Region, State: s.State, Capacity: float64(s.Capacity),
 			Utilisation: s.Load.Utilisation, Location: s.Location, Replication: s.Replication,
@@ -45,16 +42,31 @@ func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.In
 		}
 	}
 	v.View = placement.NewView(list)
+	v.starts = make([]int, len(v.Regions))
+	for i := range servers {
+		if i == 0 || servers[i].Region != servers[i-1].Region {
+			if r, ok := v.Region(servers[i].Region); ok {
+				v.starts[r] = i
+			}
+		}
+	}
 	return v
 }
 
 // Server returns the server with that id, false if the view has none.
 func (v *View) Server(id string) (events.Server, bool) {
-	i, ok := v.byID[id]
+	at, ok := v.Find(id)
 	if !ok {
 		return events.Server{}, false
 	}
-	return v.Servers[i], true
+	// A server whose id another region has too is left out of the placement.View: those
+	// after it stand further on here.
+	for i := v.starts[at.Region] + at.Server; i < len(v.Servers); i++ {
+		if v.Servers[i].Server == id {
+			return v.Servers[i], true
+		}
+	}
+	return events.Server{}, false
 }
 
 // Seqs returns the sequence of the newest view update of each region that the view includes.
@@ -74,25 +86,6 @@ func seqsOf(servers []events.Server) map[string]uint64 {
 	return seqs
 }
 
-// loadStep is the step, as a fraction, by which a change of utilisation is worth telling.
-const loadStep = 0.02
-
-// differs reports whether two values of a server differ in more than the time of sight: in
-// anything that a decision or an operator reads, the load in steps of loadStep.
-func differs(a, b events.Server) bool {
-	if step(a.Load.Utilisation) != step(b.Load.Utilisation) {
-		return true
-	}
-	if !maps.Equal(a.Replication, b.Replication) {
-		return true
-	}
-	return a.URL != b.URL || a.HealthURL != b.HealthURL || a.AuthURL != b.AuthURL || a.Boot != b.Boot ||
-		a.State != b.State || a.Capacity != b.Capacity || a.Location != b.Location || a.IntervalMS != b.IntervalMS
-}
-
-func step(utilisation float64) int { return int(math.Round(utilisation / loadStep)) }
-
-// sorted returns the values of a map of servers in the order of a view.
-func sorted(servers map[string]events.Server) []events.Server {
-	return slices.SortedFunc(maps.Values(servers), compareServers)
+func compareServers(a, b *events.Server) int {
+	return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Server, b.Server))
 }

@@ -81,14 +81,15 @@ func Judge(rec *Record, t Stamp, region string, now time.Time) Judgement {
 	return j
 }
 
-// repeat replays the current answer inside the window and supersedes it outside.
+// repeat replays the current answer inside the window and supersedes it outside. Only a
+// supersede outside voids the token it replaces.
 func (j *Judgement) repeat(rec *Record, t Stamp) {
+	j.settle(rec, t)
 	if j.Fresh {
 		j.Verdict = Replay
 		return
 	}
 	j.Verdict = Supersede
-	j.settle(rec, t)
 	j.Dead = rec.Current()
 }
 

@@ -48,6 +48,8 @@ type Owner struct {
 	store  Store
 	now    func() time.Time
 	op     func() string
+	// judge is Judge; tests take one rule out of it at a time.
+	judge func(rec *Record, t Stamp, region string, now time.Time) Judgement
 }
 
 // Config is what an Owner needs; every field is required.
@@ -65,7 +67,7 @@ func NewOwner(c Config) (*Owner, error) {
 	if c.Region == "" || c.Store == nil || c.Now == nil || c.NewOp == nil {
 		return nil, errors.New("new session owner: region, store, now and op are required")
 	}
-	return &Owner{region: c.Region, store: c.Store, now: c.Now, op: c.NewOp}, nil
+	return &Owner{region: c.Region, store: c.Store, now: c.Now, op: c.NewOp, judge: Judge}, nil
 }
 
 // Request is one refresh as the owner sees it.
@@ -90,8 +92,8 @@ type Decider interface {
 	// Dead reports whether the session's server is dead in this judgement, by the view or
 	// by a probe. Its error ends the refresh with nothing written.
 	Dead(ctx context.Context, rec Record) (bool, error)
-	// Answer decides where the session goes on. Its error ends the refresh with nothing
-	// written.
+	// Answer decides where the session goes on. A supersede inside the window has to be a
+	// move: with no other server it fails. Its error ends the refresh with nothing written.
 	Answer(ctx context.Context, rec Record, j Judgement) (Answer, error)
 	// Sign sets the hash of the refresh token of a record about to be written.
 	Sign(rec *Record) error
@@ -135,11 +137,10 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 	if err != nil {
 		return Outcome{}, err
 	}
-	now := o.now()
-	if !req.Deadline.IsZero() && now.After(req.Deadline) {
+	if o.late(req.Deadline) {
 		return Outcome{}, ErrDeadline
 	}
-	j := Judge(rec, req.Token, o.region, now)
+	j := o.judge(rec, req.Token, o.region, o.now())
 	if rec == nil {
 		rec = &req.Rebuilt
 	}
@@ -151,6 +152,11 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 	default:
 		return Outcome{Judgement: j, Record: *rec}, nil
 	}
+}
+
+// late reports whether a deadline has passed; the zero one never does.
+func (o *Owner) late(deadline time.Time) bool {
+	return !deadline.IsZero() && o.now().After(deadline)
 }
 
 // read returns the record, nil where the store has none.
@@ -190,6 +196,9 @@ func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, 
 		return Outcome{}, err
 	}
 	next := rec.Next(j, o.region, answer, o.op(), now)
+	if j.Verdict == Supersede && j.Fresh && next.Epoch == rec.Epoch {
+		return Outcome{}, errors.New("supersede inside the window: the decision is no move")
+	}
 	if next.Epoch.Compare(req.Floor) < 0 {
 		return Outcome{}, ErrFloor
 	}
@@ -207,6 +216,9 @@ func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, 
 func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
 	if rec.Epoch.Compare(req.Floor) < 0 {
 		return Outcome{}, ErrFloor
+	}
+	if o.late(req.Deadline) {
+		return Outcome{}, ErrDeadline // the probe took too long
 	}
 	if !req.Critical || !rec.CriticalSince.IsZero() {
 		return Outcome{Judgement: j, Record: rec}, nil
@@ -232,7 +244,7 @@ func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision
 // (V3). An unknown outcome is resolved by reading once more: if the record's op is ours the
 // write was done; if not, the caller judges again, for op settles only the last write.
 func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time) error {
-	if !deadline.IsZero() && o.now().After(deadline) {
+	if o.late(deadline) {
 		return ErrDeadline
 	}
 	_, err := o.store.Put(ctx, rec, rev)

@@ -96,7 +96,7 @@ func TestDevDir(t *testing.T) {
 		{"dev", "--base-port", fmt.Sprint(base), "--regions", "eu-west-1"},
 	} {
 		out, err := berth(t.Context(), t, second...).CombinedOutput()
-		if err == nil || !(strings.Contains(string(out), "in use")) || strings.Count(string(out), "\n") != 1 {
+		if err == nil || !strings.Contains(string(out), "in use") || strings.Count(string(out), "\n") != 1 {
 			t.Errorf("berth %s beside another: %v\n%s", strings.Join(second, " "), err, out)
 		}
 	}

@@ -14,19 +14,22 @@ type logger struct {
 	fatal chan string
 }
 
-func (l *logger) Warnf(format string, v ...any)  { l.line("nats server warns", format, v) }
-func (l *logger) Errorf(format string, v ...any) { l.line("nats server reports an error", format, v) }
+// Warnf logs what a server goes on after.
+func (l *logger) Warnf(format string, v ...any) { l.line("warning", format, v) }
+
+// Errorf logs what did not work.
+func (l *logger) Errorf(format string, v ...any) { l.line("error", format, v) }
 
 // Fatalf is where a server that cannot start says why; it does not end the process.
 func (l *logger) Fatalf(format string, v ...any) {
 	select {
 	case l.fatal <- fmt.Sprintf(format, v...):
 	default:
-		l.line("nats server reports an error", format, v)
+		l.line("fatal", format, v)
 	}
 }
 
-// Noticef, Debugf and Tracef complete server.Logger.
+// Noticef drops its line.
 func (*logger) Noticef(string, ...any) {}
 
 // Debugf drops its line.
@@ -35,9 +38,9 @@ func (*logger) Debugf(string, ...any) {}
 // Tracef drops its line.
 func (*logger) Tracef(string, ...any) {}
 
-func (l *logger) line(msg, format string, v []any) {
-	l.log.LogAttrs(context.Background(), slog.LevelWarn, msg,
-		slog.String("nats_server", l.server), slog.String("line", fmt.Sprintf(format, v...)))
+func (l *logger) line(kind, format string, v []any) {
+	l.log.LogAttrs(context.Background(), slog.LevelWarn, "nats server has something to say",
+		slog.String("nats_server", l.server), slog.String("kind", kind), slog.String("line", fmt.Sprintf(format, v...)))
 }
 
 func logOrNone(log *slog.Logger) *slog.Logger {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,14 +105,11 @@ func (c *Cluster) WaitReady(t testing.TB) {
 
 // URL returns where clients connect: all nodes, separated by commas.
 func (c *Cluster) URL() string {
-	var urls string
-	for i, node := range c.Nodes {
-		if i > 0 {
-			urls += ","
-		}
-		urls += node.ClientURL()
+	var urls []string
+	for _, node := range c.Nodes {
+		urls = append(urls, node.ClientURL())
 	}
-	return urls
+	return strings.Join(urls, ",")
 }
 
 // Leader returns the node that leads a stream.

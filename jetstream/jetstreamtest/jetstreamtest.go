@@ -57,7 +57,7 @@ func Main(m *testing.M, ignore ...goleak.Option) {
 			code = 1
 		}
 	}
-	os.Exit(code)
+	os.Exit(code) //nolint:forbidigo // this is the main function of a test binary
 }
 
 // Shared returns the URL of a new, empty account on the server that all tests of the package share. The server is in the

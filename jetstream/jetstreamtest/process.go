@@ -2,6 +2,7 @@ package jetstreamtest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net"
 	"os"
@@ -96,7 +97,7 @@ func (p *Process) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	logFile := filepath.Join(p.cfg.StoreDir, "nats.log")
-	p.cmd = exec.Command(p.cfg.Binary, "--config", config, "--log", logFile)
+	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), p.cfg.Binary, "--config", config, "--log", logFile)
 	p.cmd.Stderr = os.Stderr // what is wrong with the configuration is said there alone
 	if err := p.cmd.Start(); err != nil {
 		p.cmd = nil

@@ -5,13 +5,16 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,6 +155,19 @@ func (o *offline) set(down, readErr error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.down, o.readErr = down, readErr
+}
+
+// hears returns who hears a subject.
+func (o *offline) hears(subject string) func(string, []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.heard[subject]
+}
+
+// hear has an event arrive.
+func (o *offline) hear(t testing.TB, e events.Event) {
+	t.Helper()
+	o.hears(e.Subject().String())(e.Subject().String(), mustEncode(t, e))
 }
 
 // read returns how often the recent past was read, and from when on the last time.
@@ -363,7 +379,7 @@ func TestLoadCountsSessionsAndRequests(t *testing.T) {
 }
 
 func request(token string) *http.Request {
-	r := httptest.NewRequest(http.MethodGet, "/api/cart", nil)
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/api/cart", nil)
 	r.Header.Set("Authorization", "Bearer "+token)
 	return r
 }
@@ -393,6 +409,70 @@ func TestExpiryIsCheckedAtEachHit(t *testing.T) {
 					t.Errorf("after %v: %s", time.Since(began), w.Body)
 				}
 				time.Sleep(250 * time.Millisecond)
+			}
+		})
+	})
+}
+
+// TestCacheDoesNotOutliveWhatItRestsOn: a cached token's session was forgotten, for there were
+// too many, when its release was heard.
+func TestCacheDoesNotOutliveWhatItRestsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &offline{}
+		c := o.config()
+		s := newSigner(t, oneKeyID)
+		c.Watcher, c.MaxSessions = oneKey{s}, 1
+		run(t, c, func(a *server.Agent) {
+			h := a.Lock(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			status := func(token string) int {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, request(token))
+				return w.Code
+			}
+			token := s.access(t)
+			if got := status(token); got != http.StatusOK {
+				t.Fatalf("status %d", got)
+			}
+			for i := range 1000 {
+				o.hear(t, release(fmt.Sprintf("another-%d", i), 2))
+			}
+			o.hear(t, release("session-1", 2))
+			if got := status(token); got != http.StatusMisdirectedRequest {
+				t.Errorf("status %d after the release", got)
+			}
+		})
+	})
+}
+
+// TestKeysOfTokenServicesAddUp: one instance of the service knows less than another.
+func TestKeysOfTokenServicesAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		signers := []*signer{newSigner(t, "us-east-1.key-1"), newSigner(t, "us-east-1.key-2")}
+		o := &offline{}
+		c := o.config()
+		caller := &scripted{answer: func(_ context.Context, call int64) (map[string][]string, []byte, error) {
+			return map[string][]string{api.HeaderStatus: {"200"}}, signers[(call-1)%2].document(t), nil
+		}}
+		c.Caller = caller
+		run(t, c, func(a *server.Agent) {
+			h := a.Lock(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			status := func(s *signer) int {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, request(s.access(t)))
+				return w.Code
+			}
+			if got := status(signers[0]); got != http.StatusOK {
+				t.Errorf("the first: %d", got)
+			}
+			if got := status(signers[1]); got != http.StatusServiceUnavailable || caller.calls.Load() != 1 {
+				t.Errorf("the second, within a second: %d after %d questions", got, caller.calls.Load())
+			}
+			time.Sleep(time.Second)
+			if got := status(signers[1]); got != http.StatusOK {
+				t.Errorf("the second: %d", got)
+			}
+			if got := status(signers[0]); got != http.StatusOK || caller.calls.Load() != 2 {
+				t.Errorf("the first again: %d after %d questions", got, caller.calls.Load())
 			}
 		})
 	})
@@ -449,14 +529,14 @@ func TestOddEventsAreSkipped(t *testing.T) {
 		s := newSigner(t, oneKeyID)
 		c.Watcher = oneKey{s}
 		run(t, c, func(a *server.Agent) {
-			subject := released("s", 1).Subject().String()
-			hear := o.heard[subject]
+			subject := release("s", 1).Subject().String()
+			hear := o.hears(subject)
 			for _, data := range []string{"", "{", "null", `{"version":99}`, `{"version":1,"session":"session-1"}`} {
 				hear(subject, []byte(data))
 			}
 			hear("elsewhere", nil)
-			hear(revoked(region).Subject().String(), mustEncode(t, revoked("us-east-1", "session-1"))) // payload of another subject
-			other := released("session-1", 9)
+			hear(revocation(region).Subject().String(), mustEncode(t, revocation("us-east-1", "session-1"))) // payload of another subject
+			other := release("session-1", 9)
 			other.Server = region + "-b"
 			hear(other.Subject().String(), mustEncode(t, other)) // not to us
 			w := httptest.NewRecorder()
@@ -464,7 +544,7 @@ func TestOddEventsAreSkipped(t *testing.T) {
 			if h.ServeHTTP(w, request(s.access(t))); w.Code != http.StatusOK {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
-			hear(subject, mustEncode(t, released("session-1", 9)))
+			o.hear(t, release("session-1", 9))
 			w = httptest.NewRecorder()
 			if h.ServeHTTP(w, request(s.access(t))); w.Code != http.StatusMisdirectedRequest {
 				t.Errorf("%d %s", w.Code, w.Body)
@@ -491,6 +571,69 @@ func counter(t testing.TB, metrics prometheus.Gatherer, name string) float64 {
 		}
 	}
 	return sum
+}
+
+// TestNoOldTokenAfterItsRelease has many sessions in use while each is released in turn: from
+// the moment that the release was heard, the old token is refused, cached or not.
+func TestNoOldTokenAfterItsRelease(t *testing.T) {
+	o := &offline{}
+	c := o.config()
+	s := newSigner(t, oneKeyID)
+	c.Watcher = oneKey{s}
+	c.CachedTokens = 64 // some are in the cache, some are not
+	a, _ := start(t, c)
+	h := a.Lock(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	status := func(token string) int {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, request(token))
+		return w.Code
+	}
+	const sessions, clients = 40, 4
+	id := func(i int) string { return fmt.Sprintf("session-%d", i) }
+	var tokens [sessions]string
+	for i := range tokens {
+		tokens[i] = s.access(t, of(id(i)))
+	}
+	jetstreamtest.Eventually(t, 5*time.Second, "the key has come", func() bool { return status(tokens[0]) == http.StatusOK })
+	var released [sessions]atomic.Bool
+	var wrong, served atomic.Int64
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for g := range clients {
+		wg.Go(func() {
+			for i := g; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				old := released[i%sessions].Load() // before the request
+				switch code := status(tokens[i%sessions]); {
+				case code == http.StatusOK && old:
+					wrong.Add(1)
+				case code == http.StatusOK:
+					served.Add(1)
+				case code != http.StatusMisdirectedRequest:
+					t.Errorf("status %d", code)
+				}
+			}
+		})
+	}
+	for i := range sessions {
+		for before := served.Load(); served.Load() < before+20; { // let them work
+			runtime.Gosched()
+		}
+		if i == sessions-1 {
+			break // one stays, so that there is always work
+		}
+		o.hear(t, release(id(i), 2))
+		released[i].Store(true)
+	}
+	close(done)
+	wg.Wait()
+	if n := wrong.Load(); n != 0 {
+		t.Errorf("%d requests served with a token whose lock was released", n)
+	}
 }
 
 // TestSilenceIsLoggedOnce is about an outage of hours.
@@ -544,7 +687,7 @@ func TestHeartbeatsOverNATS(t *testing.T) {
 		t.Fatal(err)
 	}
 	heartbeats := make(chan *events.Heartbeat, 100)
-	stop, err := bus{watcher}.Subscribe(t.Context(), events.Subject{Kind: events.KindHeartbeat}.Filter(), func(subject string, data []byte) {
+	stop, err := watcher.Regional().Subscribe(t.Context(), events.Subject{Kind: events.KindHeartbeat}.Filter(), func(subject string, data []byte) {
 		e, err := events.Decode(subject, data)
 		if err != nil {
 			t.Error(err)

@@ -100,7 +100,7 @@ func (m *cpuMeter) readMachine() (busy, total float64, err error) {
 
 func numbers(s string) ([]float64, error) {
 	var list []float64
-	for _, f := range strings.Fields(s) {
+	for f := range strings.FieldsSeq(s) {
 		n, err := strconv.ParseFloat(f, 64)
 		if err != nil {
 			return nil, err

@@ -144,7 +144,7 @@ func TestJurisdictionAndFloorOfARequest(t *testing.T) {
 	a, _ := start(t, config(t, conn))
 	s := httptest.NewServer(a.TokenPaths("/berth"))
 	t.Cleanup(s.Close)
-	tell(t, conn, released("moved", 7))
+	tell(t, conn, release("moved", 7))
 	shop := serve(t, a)
 	jetstreamtest.Eventually(t, 5*time.Second, "the release was heard", func() bool {
 		return shop.code(t, good.access(t, of("moved"))) == api.CodeLockedElsewhere

@@ -20,7 +20,6 @@ import (
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
-	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/sdk/server"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -102,9 +101,10 @@ func at(number uint64, region string) func(*api.AccessClaims) {
 
 // config returns a good configuration on a connection.
 func config(t testing.TB, conn *jetstream.Conn) server.Config {
+	nats := conn.Regional()
 	return server.Config{
 		Server: self, Region: region, URL: "https://a.example.com", Capacity: 100, Issuer: issuer,
-		Bus: bus{conn}, Recent: recent{conn}, Caller: caller{conn}, Watcher: watcher{conn},
+		Bus: nats, Recent: nats, Caller: nats, Watcher: nats,
 		Log: jetstreamtest.Log(t),
 	}
 }
@@ -238,7 +238,7 @@ func tell(t testing.TB, conn *jetstream.Conn, e events.Event) {
 	}
 }
 
-func released(session string, number uint64) *events.LockReleased {
+func release(session string, number uint64) *events.LockReleased {
 	return &events.LockReleased{
 		Version: events.Version, Region: region, Server: self, At: time.Now().UTC(), Session: session,
 		Epoch: events.Epoch{Number: number, Region: region},
@@ -246,63 +246,8 @@ func released(session string, number uint64) *events.LockReleased {
 	}
 }
 
-func revoked(by string, sessions ...string) *events.Revoked {
+func revocation(by string, sessions ...string) *events.Revoked {
 	return &events.Revoked{Version: events.Version, Region: by, At: time.Now().UTC(), Sessions: sessions}
-}
-
-// The adapters of a NATS connection.
-
-type bus struct{ conn *jetstream.Conn }
-
-func (b bus) Publish(ctx context.Context, subject string, data []byte) error {
-	return b.conn.Publish(ctx, subject, data)
-}
-
-func (b bus) Subscribe(ctx context.Context, subject string, fn func(string, []byte)) (func(), error) {
-	sub, err := b.conn.NATS().Subscribe(subject, func(m *nats.Msg) { fn(m.Subject, m.Data) })
-	if err == nil {
-		err = b.conn.Flush(ctx)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return func() { _ = sub.Unsubscribe() }, nil
-}
-
-func (b bus) OnGap(fn func()) func() { return b.conn.OnReconnect(fn) }
-
-type recent struct{ conn *jetstream.Conn }
-
-func (r recent) Read(ctx context.Context, subjects []string, since time.Time, fn func(string, []byte)) error {
-	list, err := r.conn.Recent(ctx, since, subjects...)
-	for _, m := range list {
-		fn(m.Subject, m.Data)
-	}
-	return err
-}
-
-type watcher struct{ conn *jetstream.Conn }
-
-func (w watcher) Watch(ctx context.Context, bucket string, apply func([]registry.Entry, bool), proof func(time.Time)) error {
-	watch, err := w.conn.NewWatch(jetstream.WatchConfig{Bucket: bucket, Apply: func(u jetstream.Update) {
-		entries := make([]registry.Entry, len(u.Entries))
-		for i, e := range u.Entries {
-			entries[i] = registry.Entry{Key: e.Key, Value: e.Value, Revision: e.Revision, Deleted: e.Deleted}
-		}
-		apply(entries, u.Complete)
-		proof(time.Now())
-	}})
-	if err != nil {
-		return err
-	}
-	return watch.Run(ctx)
-}
-
-type caller struct{ conn *jetstream.Conn }
-
-func (c caller) Call(ctx context.Context, subject string, header map[string][]string, data []byte) (map[string][]string, []byte, error) {
-	r, err := c.conn.Call(ctx, subject, header, data)
-	return r.Header, r.Data, err
 }
 
 // tokenService answers one method of the region's token service, and keeps the requests.

@@ -1,10 +1,8 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"maps"
 	"net/http"
 	"sync"
@@ -37,7 +35,8 @@ type publicKeys struct {
 
 	// mu guards what follows, and orders the changes of set.
 	mu sync.Mutex
-	// kept are the bucket's keys, told those of the last answer of the token service.
+	// kept are the bucket's keys; told are those that the token service told of, which add up,
+	// for one instance of it may know less than another.
 	kept, told map[string]ed25519.PublicKey
 	// gone are the ids that the bucket once held.
 	gone  map[string]bool
@@ -52,7 +51,10 @@ type keySet struct {
 }
 
 func newPublicKeys(a *Agent) *publicKeys {
-	k := &publicKeys{agent: a, kept: make(map[string]ed25519.PublicKey), gone: make(map[string]bool)}
+	k := &publicKeys{
+		agent: a, gone: make(map[string]bool),
+		kept: make(map[string]ed25519.PublicKey), told: make(map[string]ed25519.PublicKey),
+	}
 	k.set.Store(&keySet{})
 	return k
 }
@@ -121,7 +123,6 @@ func (k *publicKeys) ask(ctx context.Context) {
 func (k *publicKeys) tell(set *api.KeySet) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.told = make(map[string]ed25519.PublicKey)
 	for _, kid := range set.IDs() {
 		if key, _ := set.Key(kid); !k.gone[kid] {
 			k.told[kid] = key
@@ -132,17 +133,10 @@ func (k *publicKeys) tell(set *api.KeySet) {
 
 // run follows the bucket until ctx ends.
 func (k *publicKeys) run(ctx context.Context) {
-	k.agent.persist(ctx, "watch public keys", func() error {
-		err := k.agent.cfg.Watcher.Watch(ctx, keyBucket, k.apply, func(time.Time) {})
-		if ctx.Err() != nil {
-			return nil
-		}
-		return cmp.Or(err, errWatchEnded)
+	k.agent.persist(ctx, "follow public keys", func() error {
+		return watchEnded(ctx, k.agent.cfg.Watcher.Watch(ctx, keyBucket, k.apply, func(time.Time) {}))
 	})
 }
-
-// errWatchEnded says that a watch has ended without being told to.
-var errWatchEnded = errors.New("the watch has ended")
 
 // apply takes entries of the bucket: all that there are, if complete.
 func (k *publicKeys) apply(entries []registry.Entry, complete bool) {

@@ -30,7 +30,7 @@ func (a *Agent) listen(ctx context.Context) {
 	}
 	for _, subject := range subjects {
 		var stop func()
-		a.persist(ctx, "subscribe to releases", func() error {
+		a.persist(ctx, "subscribe to released locks", func() error {
 			var err error
 			stop, err = a.cfg.Bus.Subscribe(ctx, subject, a.heard)
 			return err
@@ -77,8 +77,9 @@ func (a *Agent) heard(subject string, data []byte) {
 	}
 }
 
-// persist does something until it succeeds or ctx ends, with growing pauses of at most 5 s.
-func (a *Agent) persist(ctx context.Context, what string, do func() error) {
+// persist does something until it succeeds or ctx ends, with growing pauses of at most 5 s
+// and a line of the log before each.
+func (a *Agent) persist(ctx context.Context, task string, do func() error) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
 	_, _ = backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, do() },
@@ -87,7 +88,18 @@ func (a *Agent) persist(ctx context.Context, what string, do func() error) {
 			if errors.Is(err, context.Canceled) {
 				return
 			}
-			a.log.LogAttrs(ctx, slog.LevelWarn, "will try again", slog.String("task", what),
-				slog.String("error", err.Error()), slog.Duration("retry_in", wait))
+			a.log.LogAttrs(ctx, slog.LevelWarn, "task failed, will try again",
+				slog.String("task", task), slog.String("error", err.Error()), slog.Duration("retry_in", wait))
 		}))
+}
+
+// watchEnded returns nil if a watch has ended with its context, else why it ended.
+func watchEnded(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err == nil:
+		return errors.New("the watch has ended")
+	}
+	return err
 }

@@ -86,7 +86,7 @@ func (m *meter) p99(now time.Time) float64 {
 	if m.windowFrom.IsZero() {
 		m.windowFrom = now
 	}
-	p := percentile(0.99, &m.windows[0], &m.windows[1])
+	p := p99Of(&m.windows[0], &m.windows[1])
 	if now.Sub(m.windowFrom) >= windowLife {
 		next := 1 - m.current.Load()
 		m.windows[next].clear()
@@ -128,8 +128,8 @@ func (w *window) clear() {
 	}
 }
 
-// percentile returns the duration in milliseconds that a share of all stays within.
-func percentile(share float64, windows ...*window) float64 {
+// p99Of returns the duration in milliseconds that 99 of 100 stay within, 0 if there are none.
+func p99Of(windows ...*window) float64 {
 	var sums [256]uint64
 	var total uint64
 	for _, w := range windows {
@@ -142,7 +142,7 @@ func percentile(share float64, windows ...*window) float64 {
 	if total == 0 {
 		return 0
 	}
-	want := uint64(math.Ceil(share * float64(total)))
+	want := uint64(math.Ceil(0.99 * float64(total)))
 	var seen uint64
 	for i, n := range sums {
 		if seen += n; seen >= want {

@@ -49,21 +49,21 @@ func TestUtilisationIsSmoothed(t *testing.T) {
 	}
 }
 
-func TestPercentile(t *testing.T) {
+func TestP99(t *testing.T) {
 	var w window
-	if got := percentile(0.99, &w); got != 0 {
+	if got := p99Of(&w); got != 0 {
 		t.Errorf("of nothing %v, want 0", got)
 	}
 	for i := range 1000 {
 		w.add(time.Duration(i+1) * time.Millisecond)
 	}
-	if got := percentile(0.99, &w); got < 990 || got > 990*1.125 {
+	if got := p99Of(&w); got < 990 || got > 990*1.125 {
 		t.Errorf("p99 of 1 to 1000 ms: %v ms, want 990, at most an eighth more", got)
 	}
 	w.clear()
 	w.add(math.MaxInt64)
 	w.add(-time.Second)
-	if got := percentile(0.99, &w); got < 1000 {
+	if got := p99Of(&w); got < 1000 {
 		t.Errorf("p99 of an endless request: %v ms", got)
 	}
 }

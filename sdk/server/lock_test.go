@@ -28,8 +28,8 @@ func TestLockRefuses(t *testing.T) {
 	a, _ := start(t, config(t, conn))
 	shop := serve(t, a)
 	jetstreamtest.Eventually(t, 5*time.Second, "the key has come", func() bool { return shop.code(t, good.access(t)) == "" })
-	tell(t, conn, released("moved", 5))
-	tell(t, conn, revoked("us-east-1", "ended", "ended-too"))
+	tell(t, conn, release("moved", 5))
+	tell(t, conn, revocation("us-east-1", "ended", "ended-too"))
 	jetstreamtest.Eventually(t, 5*time.Second, "the events were heard", func() bool {
 		return shop.code(t, good.access(t, of("ended-too"))) == api.CodeSessionRevoked
 	})
@@ -211,7 +211,7 @@ func TestReleaseIsHeardWithinMilliseconds(t *testing.T) {
 	old := good.access(t)
 	jetstreamtest.Eventually(t, 5*time.Second, "the key has come", func() bool { return shop.code(t, old) == "" })
 	began := time.Now()
-	tell(t, conn, released("session-1", 2))
+	tell(t, conn, release("session-1", 2))
 	jetstreamtest.Eventually(t, time.Second, "the old token is refused", func() bool { return shop.code(t, old) == api.CodeLockedElsewhere })
 	t.Logf("refused %v after the release was published", time.Since(began))
 	if got := shop.code(t, good.access(t, at(3, region))); got != "" {
@@ -250,10 +250,10 @@ func TestHigherEpochRaisesTheFloor(t *testing.T) {
 // session was released and another revoked.
 func TestNothingIsAcceptedBeforeTheRecentPastIsRead(t *testing.T) {
 	conn, good := newRegion(t)
-	tell(t, conn, released("moved", 2))
-	tell(t, conn, revoked(region, "ended"))
+	tell(t, conn, release("moved", 2))
+	tell(t, conn, revocation(region, "ended"))
 	for range 1200 { // more than one batch
-		if err := conn.NATS().Publish(events.Subject{Kind: events.KindRevoked, Region: region}.String(), mustEncode(t, revoked(region, "others"))); err != nil {
+		if err := conn.NATS().Publish(events.Subject{Kind: events.KindRevoked, Region: region}.String(), mustEncode(t, revocation(region, "others"))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -265,9 +265,14 @@ func TestNothingIsAcceptedBeforeTheRecentPastIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	shop := serve(t, a)
-	done := make(chan error, 1)
+	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { done <- a.Run(ctx) }()
+	go func() {
+		defer close(done)
+		if err := a.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
 	t.Cleanup(func() { cancel(); <-done })
 
 	for range 3 {
@@ -300,7 +305,7 @@ func TestReconnectReadsWhatWasMissed(t *testing.T) {
 
 	proxy.Cut()
 	jetstreamtest.Eventually(t, 5*time.Second, "the connection is away", func() bool { return !conn.NATS().IsConnected() })
-	tell(t, direct, released("session-1", 2))
+	tell(t, direct, release("session-1", 2))
 	began := time.Now()
 	for range 20 { // served from memory, old and new tokens
 		if got := shop.code(t, token); got != "" {

@@ -157,7 +157,8 @@ type Agent struct {
 	cache    *tokenCache
 	sessions *sessionTable
 	meter    *meter
-	follower *follower
+	follower *registry.Follower
+	viewers  *viewers
 	metrics  *metrics
 	log      *slog.Logger
 
@@ -181,12 +182,12 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		cfg: c, log: c.Log,
 		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions),
-		meter: newMeter(), announce: make(chan struct{}, 1),
+		meter: newMeter(), viewers: newViewers(), announce: make(chan struct{}, 1),
 	}
 	a.keys = newPublicKeys(a)
 	a.metrics = newMetrics(c.Metrics, a.sessions)
 	a.verifier = api.Verifier{Key: a.keys.key, Issuer: c.Issuer, Audience: c.Audience}
-	a.follower = newFollower(c.Region)
+	a.follower = registry.NewFollower(c.Watcher, func(*registry.View) { a.viewers.wake() }, c.Log)
 	// The wire knows best what a heartbeat may say.
 	if _, err := events.Encode(a.heartbeat(events.StateUp, time.Unix(0, 0))); err != nil {
 		return nil, fmt.Errorf("configure server: %w", err)

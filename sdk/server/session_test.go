@@ -144,7 +144,7 @@ func TestForgottenSessionIsLookedUpAgain(t *testing.T) {
 
 func TestSessionsAreBounded(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	const limit = sessionShards * 8
+	const limit = sessionShards * 64
 	table := newSessionTable(limit)
 	count := func() int {
 		n := 0
@@ -154,17 +154,17 @@ func TestSessionsAreBounded(t *testing.T) {
 		return n
 	}
 	epoch := events.Epoch{Number: 1, Region: "eu"}
-	for i := range limit / 4 {
+	for i := range limit / 8 {
 		table.release(releasedAt(fmt.Sprintf("released-%d", i), epoch, "b"), now)
 	}
-	for i := range 10 * limit {
+	for i := range 3 * limit {
 		table.observe(claimsAt(fmt.Sprintf("seen-%d", i), epoch, own, now.Add(time.Minute)), now)
 	}
 	if n := count(); n > limit {
 		t.Errorf("%d sessions, at most %d", n, limit)
 	}
 	// Tokens make way before floors that were told: none of those went.
-	for i := range limit / 4 {
+	for i := range limit / 8 {
 		if table.floor(fmt.Sprintf("released-%d", i)).Number == 0 {
 			t.Fatalf("released-%d gave way to a token", i)
 		}
@@ -172,7 +172,7 @@ func TestSessionsAreBounded(t *testing.T) {
 	if n := table.evicted.Load(); n != 0 {
 		t.Errorf("%d floors evicted", n)
 	}
-	for i := range 10 * limit {
+	for i := range 3 * limit {
 		table.release(releasedAt(fmt.Sprintf("more-%d", i), epoch, "b"), now)
 	}
 	if n := count(); n > limit || table.evicted.Load() == 0 {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berthhq/berth/cmd/internal/service"
@@ -38,8 +39,7 @@ type Config struct {
 	Log   *slog.Logger
 }
 
-// Times of the end: new requests are refused at once by the drain of HTTP, so a draining
-// server that clients may still reach is the operator's choice (berth drain), not this one.
+// closeTimeout bounds the flush of the connection at the end, which carries the goodbye.
 const closeTimeout = time.Second
 
 // Run serves until ctx ends; then it says goodbye and finishes what is in flight.
@@ -50,7 +50,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer func() { _ = listener.Close() }() // closed already where it was served
 	c.URL = cmp.Or(c.URL, service.URL(listener))
-	c.NATS.Role, c.NATS.Server = "server", c.Server
+	c.NATS.Role, c.NATS.Server, c.NATS.Boot = "server", c.Server, ulid.Make().String()
 	conn, err := jetstream.Dial(ctx, c.NATS)
 	if err != nil {
 		return err
@@ -65,9 +65,16 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	nats := conn.Regional()
+	capacity := cmp.Or(c.Capacity, 1000)
 	agent, err := server.New(server.Config{
-		Server: c.Server, Region: c.NATS.Region, URL: c.URL, Location: c.Location,
-		Capacity: cmp.Or(c.Capacity, 1000), Issuer: c.Issuer,
+		Server: c.Server, Boot: c.NATS.Boot, Region: c.NATS.Region, URL: c.URL, Location: c.Location,
+		Capacity: capacity, Issuer: c.Issuer,
+		// The servers of a demo share a machine, whose processors say nothing of one of them.
+		Load: func(l events.Load) events.Load {
+			l.CPU = 0
+			l.Utilisation = server.Utilisation(l, capacity)
+			return l
+		},
 		Bus: nats, Recent: nats, Caller: nats, Watcher: nats, Log: c.Log,
 	})
 	if err != nil {

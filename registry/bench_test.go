@@ -1,0 +1,120 @@
+package registry_test
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/registry"
+)
+
+// fleet is how many servers the benchmarks have.
+const fleet = 10_000
+
+// filled returns a table in which every server was heard once, and the next heartbeats.
+func filled() (*registry.Table, []*events.Heartbeat) {
+	table := registry.NewTable("eu-west-1", registry.Detection{})
+	next := make([]*events.Heartbeat, fleet)
+	for i := range next {
+		id := fmt.Sprintf("eu-west-1-%05d", i)
+		table.Reduce(live(beat(id, boot(1), 1, utilised(float64(i%50)/100))), start)
+		next[i] = beat(id, boot(1), 2, utilised(float64(i%50)/100))
+	}
+	table.Tell(start)
+	return table, next
+}
+
+// BenchmarkReduceHeartbeat folds heartbeats that are decoded already, in rounds over all
+// servers.
+func BenchmarkReduceHeartbeat(b *testing.B) {
+	table, next := filled()
+	// The table keeps the last heartbeat: each server's next is another one.
+	other := make([]*events.Heartbeat, fleet)
+	for i := range next {
+		h := *next[i]
+		h.Seq++
+		other[i] = &h
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		h := next[i%fleet]
+		table.Reduce(registry.HeartbeatSeen{Heartbeat: h}, start.Add(time.Duration(i)*100*time.Microsecond))
+		if i++; i%fleet == 0 {
+			next, other = other, next
+			for _, h := range other {
+				h.Seq += 2
+			}
+		}
+	}
+}
+
+// BenchmarkDecodeAndReduceHeartbeat adds reading the message.
+func BenchmarkDecodeAndReduceHeartbeat(b *testing.B) {
+	table, next := filled()
+	messages := make([][]byte, 64)
+	subject := next[0].Subject().String()
+	for i := range messages {
+		next[0].Seq++
+		data, err := events.Encode(next[0])
+		if err != nil {
+			b.Fatal(err)
+		}
+		messages[i] = data
+	}
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		e, err := events.Decode(subject, messages[i%len(messages)])
+		if err != nil {
+			b.Fatal(err)
+		}
+		table.Reduce(registry.HeartbeatSeen{Heartbeat: e.(*events.Heartbeat)}, start)
+		i++
+	}
+}
+
+// BenchmarkSnapshot makes the view of all servers anew.
+func BenchmarkSnapshot(b *testing.B) {
+	table, _ := filled()
+	var current atomic.Int64
+	b.ReportAllocs()
+	for b.Loop() {
+		registry.NewView(table.Servers(), nil, &current)
+	}
+}
+
+// BenchmarkTick judges all servers, of which none is silent.
+func BenchmarkTick(b *testing.B) {
+	table, _ := filled()
+	b.ReportAllocs()
+	for b.Loop() {
+		table.Reduce(registry.Ticked{}, start)
+	}
+}
+
+// BenchmarkTellAll tells of all servers.
+func BenchmarkTellAll(b *testing.B) {
+	table, _ := filled()
+	now := start
+	b.ReportAllocs()
+	for b.Loop() {
+		now = now.Add(time.Second)
+		table.Reduce(registry.Gap{}, now)
+		table.Tell(now)
+	}
+}
+
+// BenchmarkViewServer looks a server up.
+func BenchmarkViewServer(b *testing.B) {
+	table, _ := filled()
+	view := viewOf(table)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := view.Server("eu-west-1-07777"); !ok {
+			b.Fatal("not found")
+		}
+	}
+}

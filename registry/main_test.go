@@ -1,0 +1,9 @@
+package registry_test
+
+import (
+	"testing"
+
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+)
+
+func TestMain(m *testing.M) { jetstreamtest.Main(m) }

@@ -1,0 +1,351 @@
+package sessions_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/sessions"
+)
+
+// An action is one kind of step.
+type action string
+
+const (
+	calm    action = "a tab refreshes and nothing goes wrong"
+	send    action = "a tab sends"
+	accept  action = "a service accepts a request"
+	double  action = "a service accepts a request that arrives again later"
+	lose    action = "a request is lost"
+	advance action = "a service goes on"
+	finish  action = "a service goes on to the end"
+	fail    action = "a service goes on and something goes wrong"
+	receive action = "a reply arrives"
+	drop    action = "a reply is lost"
+	giveUp  action = "a tab stops waiting"
+	wait    action = "time passes"
+	setBack action = "the clock is set back"
+	kill    action = "a server dies"
+	revive  action = "a server returns"
+	prefer  action = "placement prefers a server"
+	claim   action = "a tab begins or ends a critical task"
+	steal   action = "the thief copies the storage"
+	present action = "the thief presents a token"
+	logout  action = "the user logs out"
+	land    action = "a late write lands"
+	forget  action = "a late write is lost"
+	release action = "the servers hear of released locks"
+	forgo   action = "the store loses its tail"
+)
+
+// weights says how often each action is drawn.
+var weights = []struct {
+	do    action
+	times int
+}{
+	{calm, 10}, {send, 12}, {accept, 12}, {double, 4}, {lose, 2}, {advance, 14}, {finish, 12}, {fail, 8}, {receive, 9}, {drop, 5},
+	{giveUp, 6}, {wait, 10}, {setBack, 1}, {kill, 4}, {revive, 4}, {prefer, 3}, {claim, 3}, {steal, 2}, {present, 4}, {logout, 1},
+	{land, 3}, {forget, 1}, {release, 4}, {forgo, 3},
+}
+
+// actions lists each action as often as its weight says.
+var actions = func() []action {
+	var list []action
+	for _, w := range weights {
+		list = append(list, slices.Repeat([]action{w.do}, w.times)...)
+	}
+	return list
+}()
+
+// A step is an action and which of the possible ones is meant.
+type step struct {
+	do   action
+	a, b uint8
+}
+
+func (s step) String() string { return fmt.Sprintf("%s %d %d", s.do, s.a, s.b) }
+
+// pauses are how long time passes at once.
+var pauses = []time.Duration{
+	time.Second, 2 * time.Second, 5 * time.Second, 9 * time.Second, 19 * time.Second, 28 * time.Second, 31 * time.Second, 5 * time.Minute,
+}
+
+// maxBack is how far the clock is set back in all: with the client's patience less than a
+// window, for a deadline is a time of day.
+const maxBack = 8 * time.Second
+
+// pick returns one of n by a choice, false if there is none.
+func pick(n int, choice uint8) (int, bool) {
+	if n == 0 {
+		return 0, false
+	}
+	return int(choice) % n, true
+}
+
+// do takes a step. One that is not possible now does nothing.
+func (w *world) do(s step) {
+	switch s.do {
+	case calm, send, receive, drop, giveUp, claim:
+		w.client(s)
+	case accept, double, lose, advance, finish, fail, logout:
+		w.service(s)
+	case steal, present:
+		w.theft(s)
+	default:
+		w.surroundings(s)
+	}
+}
+
+// client takes the steps of the client and of its replies.
+func (w *world) client(s step) {
+	i := int(s.a) % len(w.tabs)
+	t := &w.tabs[i]
+	switch s.do {
+	case calm:
+		if w.send(i) {
+			r := w.wire[len(w.wire)-1]
+			w.wire = w.wire[:len(w.wire)-1]
+			w.accept(r, int(s.b)%services, w.floor)
+			w.finish(len(w.procs) - 1)
+			w.receive(w.replies[len(w.replies)-1])
+			w.replies = w.replies[:len(w.replies)-1]
+		}
+	case send:
+		w.send(i)
+	case receive, drop:
+		if k, ok := pick(len(w.replies), s.a); ok {
+			r := w.replies[k]
+			w.replies = slices.Delete(w.replies, k, k+1)
+			if s.do == receive {
+				w.receive(r)
+			} else {
+				w.say("reply %d is lost", r.request.id)
+			}
+		}
+	case giveUp:
+		t.waiting = 0
+	default: // claim
+		t.critical = !t.critical
+	}
+}
+
+// send lets a tab present what stands in the storage (V13: read again before each refresh,
+// critical for both tabs), unless it waits for an answer.
+func (w *world) send(i int) bool {
+	t := &w.tabs[i]
+	if w.out || t.waiting != 0 && !w.now.After(t.until) {
+		return false
+	}
+	w.requests++
+	t.waiting, t.until = w.requests, w.now.Add(patience)
+	r := request{id: w.requests, from: i, token: w.newest, critical: w.tabs[0].critical || w.tabs[1].critical, deadline: t.until}
+	w.wire = append(w.wire, r)
+	w.say("tab %d sends request %d with %s, critical %t", i, r.id, r.token, r.critical)
+	return true
+}
+
+// service takes the steps of the token services.
+func (w *world) service(s step) {
+	switch s.do {
+	case accept, double, lose:
+		k, ok := pick(len(w.wire), s.a)
+		if !ok {
+			return
+		}
+		r := w.wire[k]
+		if s.do != double {
+			w.wire = slices.Delete(w.wire, k, k+1)
+		}
+		if s.do != lose {
+			var floor events.Epoch
+			if s.b%2 == 0 {
+				floor = w.floor
+			}
+			w.accept(r, int(s.b/2)%services, floor)
+		}
+	case logout:
+		if s.b%4 == 0 {
+			p := &process{logout: true, owner: int(s.a) % services}
+			w.start(p, func(ctx context.Context) {
+				_, p.err = w.owners[p.owner].Revoke(ctx, key, rebuilt(w.newest))
+			})
+		}
+	default: // advance, finish, fail
+		k, ok := pick(len(w.procs), s.a)
+		switch {
+		case !ok:
+		case s.do == finish:
+			w.finish(k)
+		case s.do == fail:
+			w.run(k, writeFaults[int(s.b)%len(writeFaults)])
+		default:
+			w.run(k, sound)
+		}
+	}
+}
+
+// finish goes on with a process, without faults, until it ends.
+func (w *world) finish(k int) {
+	p := w.procs[k]
+	for k < len(w.procs) && w.procs[k] == p {
+		w.run(k, sound)
+	}
+}
+
+func (w *world) theft(s step) {
+	if s.do == steal {
+		w.loot = append(w.loot, w.newest)
+		w.say("the thief copies %s", w.newest)
+		return
+	}
+	if k, ok := pick(len(w.loot), s.a); ok {
+		w.requests++
+		w.wire = append(w.wire, request{id: w.requests, from: thief, token: w.loot[k], deadline: w.now.Add(patience)})
+		w.say("the thief sends request %d with %s", w.requests, w.loot[k])
+	}
+}
+
+// surroundings takes the steps of time, servers, placement and the store.
+func (w *world) surroundings(s step) {
+	server := serverIDs[int(s.a)%len(serverIDs)]
+	switch s.do {
+	case wait:
+		w.now, w.elapsed = w.now.Add(pauses[int(s.a)%len(pauses)]), w.elapsed+pauses[int(s.a)%len(pauses)]
+	case setBack:
+		if by := time.Duration(1+s.a%4) * time.Second; w.ledger.back+by <= maxBack {
+			w.now, w.ledger.back = w.now.Add(-by), w.ledger.back+by
+			w.say("the clock is set back by %s", by)
+		}
+	case kill:
+		w.down[server] = true
+		w.say("server %s dies", server)
+	case revive:
+		w.down[server] = false
+		w.say("server %s returns", server)
+	case prefer:
+		w.want = append(serverIDs, "")[int(s.a)%(len(serverIDs)+1)]
+	case land, forget:
+		w.store.settle(s.do == land)
+	case release:
+		if rec := w.store.peek(key); rec.Epoch.Compare(w.floor) > 0 {
+			w.floor = rec.Epoch
+			w.say("the floor is %v", w.floor)
+		}
+	case forgo:
+		if w.without.tails && !w.ledger.tail {
+			w.say("the store loses %d writes", w.store.loseTail(key, 1+int(s.a)%2))
+			w.ledger.tail = true
+		}
+	}
+}
+
+// quiet ends a schedule: all is well again, nothing is on its way, and the client presents
+// the highest token that it has stored. It is accepted (15), unless a thief was there or the
+// session was ended, in which case it is refused for good (14).
+func (w *world) quiet() error {
+	w.close()
+	w.procs, w.wire, w.store.late, w.replies = nil, nil, nil, nil
+	clear(w.down)
+	w.tabs = [2]tab{}
+	if w.ledger.tail || w.out {
+		return nil
+	}
+	w.say("all is quiet")
+	w.client(step{do: calm})
+	if err := CheckInvariants(w.ledger); err != nil {
+		return err
+	}
+	last := w.ledger.answers[len(w.ledger.answers)-1].outcome
+	rec := w.store.peek(key)
+	switch {
+	case w.ledger.revoked && (last.Judgement.Redeems() || rec.State != sessions.StateRevoked):
+		return broken("14", "the session was revoked, the answer is %s, the record %s", last.Judgement.Verdict, rec.State)
+	case !w.ledger.revoked && !w.ledger.stolen && (rec.State != sessions.StateActive || w.newest != last.Record.Current()):
+		return broken("15", "the newest token %s was answered with %s", w.newest, last.Judgement.Verdict)
+	}
+	return nil
+}
+
+// play runs a schedule and returns the first invariant that it breaks.
+func play(without mutant, schedule []step) error {
+	_, err := run(without, schedule, false)
+	return err
+}
+
+// tell runs a schedule again and returns what happened.
+func tell(without mutant, schedule []step) string {
+	w, _ := run(without, schedule, true)
+	return strings.Join(w.trace, "\n")
+}
+
+func run(without mutant, schedule []step, told bool) (*world, error) {
+	w := newWorld(without, told)
+	defer w.close()
+	for _, s := range schedule {
+		w.do(s)
+		if err := CheckInvariants(w.ledger); err != nil {
+			return w, err
+		}
+	}
+	return w, w.quiet()
+}
+
+// TestSchedules plays schedules of one region that rapid draws, and shortens one that breaks
+// an invariant. Its seed is printed with it.
+func TestSchedules(t *testing.T) {
+	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+		return step{rapid.SampledFrom(actions).Draw(t, "do"), rapid.Byte().Draw(t, "a"), rapid.Byte().Draw(t, "b")}
+	}), 1, 150)
+	rapid.Check(t, func(t *rapid.T) {
+		schedule := steps.Draw(t, "schedule")
+		if rapid.Bool().Draw(t, "no thief") {
+			schedule = slices.DeleteFunc(schedule, func(s step) bool { return s.do == present })
+		}
+		if err := play(mutant{}, schedule); err != nil {
+			t.Fatalf("%v\n%s", err, tell(mutant{}, schedule))
+		}
+	})
+}
+
+// draw returns the schedule of a seed; every second has no thief.
+func draw(seed uint64) []step {
+	r := rand.New(rand.NewPCG(seed, 0))
+	schedule := make([]step, 0, 120)
+	for range cap(schedule) {
+		s := step{actions[r.IntN(len(actions))], uint8(r.UintN(256)), uint8(r.UintN(256))}
+		if s.do == present && seed%2 == 0 {
+			continue
+		}
+		schedule = append(schedule, s)
+	}
+	return schedule
+}
+
+// TestSeeds plays long schedules, the same in each run, and makes sure that they come to
+// every verdict.
+func TestSeeds(t *testing.T) {
+	const seeds = 500
+	verdicts := map[sessions.Verdict]int{}
+	for seed := range uint64(seeds) {
+		w, err := run(mutant{}, draw(seed), false)
+		if err != nil {
+			t.Fatalf("seed %d: %v\n%s", seed, err, tell(mutant{}, draw(seed)))
+		}
+		for _, a := range w.ledger.answers {
+			verdicts[a.outcome.Judgement.Verdict]++
+		}
+	}
+	t.Logf("seeds 0 to %d: %v", seeds-1, verdicts)
+	for _, v := range []sessions.Verdict{sessions.Rotate, sessions.Replay, sessions.Supersede, sessions.Superseded, sessions.Reused, sessions.Ended} {
+		if verdicts[v] == 0 {
+			t.Errorf("no schedule came to %s", v)
+		}
+	}
+}

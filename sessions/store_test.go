@@ -1,0 +1,197 @@
+package sessions_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/berthhq/berth/sessions"
+)
+
+// A fault is what goes wrong at one access to the store.
+type fault string
+
+const (
+	sound           fault = ""
+	notWritten      fault = "not written and errored"
+	wroteButErrored fault = "wrote but errored"
+	lostReply       fault = "wrote, then the caller's context ended"
+	landsLate       fault = "errored, the write may land later"
+	conflicts       fault = "refused as if another had come first"
+	crashedBefore   fault = "the service crashed before the write"
+	crashedBetween  fault = "the service crashed between write and reply"
+	swallowed       fault = "acknowledged and never written" // breaks the promise: for mutants only
+)
+
+// writeFaults are the faults that a write may meet; a read meets the first.
+var writeFaults = []fault{notWritten, wroteButErrored, lostReply, landsLate, conflicts, crashedBefore, crashedBetween}
+
+var errCrashed = errors.New("the process has crashed")
+
+// memory is a sessions.Store that keeps its promise, and whose every access can be made to
+// go wrong. Records are kept as JSON, as in a bucket.
+type memory struct {
+	// fault is asked what goes wrong at an access, with the record about to be written or
+	// nil; it may wait. wrote is told of a write done. Nil: nothing goes wrong, nobody is told.
+	fault func(ctx context.Context, rec *sessions.Record) fault
+	wrote func(prev *sessions.Record, rec sessions.Record)
+	// end ends the context of a caller whose reply is lost.
+	end func(ctx context.Context)
+
+	mu      sync.Mutex
+	entries map[sessions.Key][]entry // all that was ever written, the last counts
+	rev     sessions.Revision
+	late    []lateWrite
+	puts    int // writes asked for, done or not
+}
+
+type entry struct {
+	rec  sessions.Record
+	data []byte
+	rev  sessions.Revision
+}
+
+// A lateWrite was answered with an error and is still under way.
+type lateWrite struct {
+	rec sessions.Record
+	rev sessions.Revision
+}
+
+var _ sessions.Store = (*memory)(nil)
+
+func newMemory() *memory { return &memory{entries: map[sessions.Key][]entry{}} }
+
+func (m *memory) ask(ctx context.Context, rec *sessions.Record) fault {
+	if m.fault == nil {
+		return sound
+	}
+	return m.fault(ctx, rec)
+}
+
+// Get implements sessions.Store.
+func (m *memory) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
+	switch m.ask(ctx, nil) {
+	case sound:
+	case crashedBefore, crashedBetween:
+		return sessions.Record{}, 0, errCrashed
+	default:
+		return sessions.Record{}, 0, fmt.Errorf("get: %w", sessions.ErrUnavailable)
+	}
+	if err := ctx.Err(); err != nil {
+		return sessions.Record{}, 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := m.entries[key]
+	if len(list) == 0 {
+		return sessions.Record{}, 0, sessions.ErrNotFound
+	}
+	last := list[len(list)-1]
+	var rec sessions.Record
+	if err := json.Unmarshal(last.data, &rec); err != nil {
+		return sessions.Record{}, 0, err
+	}
+	return rec, last.rev, nil
+}
+
+// last returns the record that counts, nil if there is none. The caller holds mu.
+func (m *memory) last(key sessions.Key) (*sessions.Record, sessions.Revision) {
+	list := m.entries[key]
+	if len(list) == 0 {
+		return nil, 0
+	}
+	last := list[len(list)-1]
+	return &last.rec, last.rev
+}
+
+// Put implements sessions.Store.
+func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
+	f := m.ask(ctx, &rec)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.puts++
+	switch f {
+	case crashedBefore:
+		return 0, errCrashed
+	case notWritten:
+		return 0, fmt.Errorf("put: %w", sessions.ErrUnavailable)
+	case landsLate:
+		m.late = append(m.late, lateWrite{rec, rev})
+		return 0, fmt.Errorf("put: %w", sessions.ErrUnavailable)
+	case conflicts:
+		return 0, sessions.ErrConflict
+	case swallowed:
+		return rev, nil
+	case sound, wroteButErrored, lostReply, crashedBetween:
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	next, err := m.write(rec, rev)
+	if err != nil {
+		return 0, err
+	}
+	switch f {
+	case crashedBetween:
+		return 0, errCrashed
+	case wroteButErrored:
+		return 0, fmt.Errorf("put: %w", sessions.ErrUnavailable)
+	case lostReply:
+		m.end(ctx)
+		return 0, ctx.Err()
+	case sound, notWritten, landsLate, conflicts, crashedBefore, swallowed:
+	}
+	return next, nil
+}
+
+// write is the compare-and-swap. The caller holds mu.
+func (m *memory) write(rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
+	prev, last := m.last(rec.Key())
+	if last != rev {
+		return 0, sessions.ErrConflict
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return 0, err
+	}
+	m.rev++
+	m.entries[rec.Key()] = append(m.entries[rec.Key()], entry{rec, data, m.rev})
+	if m.wrote != nil {
+		m.wrote(prev, rec)
+	}
+	return m.rev, nil
+}
+
+// settle lets the oldest late write reach the store, where it may still be the next, or loses
+// it.
+func (m *memory) settle(land bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.late) == 0 {
+		return
+	}
+	if l := m.late[0]; land {
+		_, _ = m.write(l.rec, l.rev) // nobody waits for the answer
+	}
+	m.late = m.late[1:]
+}
+
+// loseTail takes back the last n acknowledged writes of a key but for the first.
+func (m *memory) loseTail(key sessions.Key, n int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := m.entries[key]
+	n = min(n, len(list)-1)
+	m.entries[key] = list[:len(list)-n]
+	return n
+}
+
+// peek returns the record that counts, whatever goes wrong for others.
+func (m *memory) peek(key sessions.Key) *sessions.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	rec, _ := m.last(key)
+	return rec
+}
