@@ -90,7 +90,7 @@ func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
 		return unavailable("the session could not be ended", err)
 	}
 	now := time.Now()
-	s.publish(ctx, s.revokedEvent(rec.Session, now), s.sessionEvent(&rec, events.SessionRevoked, "logout", now))
+	s.outbox.put(s.revokedEvent(rec.Session, now), s.sessionEvent(&rec, events.SessionRevoked, "logout", now))
 	return nil
 }
 

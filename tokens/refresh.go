@@ -38,7 +38,7 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 		}
 		return api.TokensReply{}, err
 	}
-	s.afterRefresh(ctx, r, &out)
+	s.afterRefresh(r, &out)
 	refresh := r.refresh
 	if !out.Written {
 		if refresh, err = s.mint.refresh(&out.Record, s.keyring.Load()); err != nil {
@@ -81,11 +81,11 @@ func refreshError(err error) error {
 
 // afterRefresh tells of what the outcome made durable. A repeated move releases the old lock
 // again, in case the first release was lost with its sender.
-func (s *Service) afterRefresh(ctx context.Context, r *redemption, out *sessions.Outcome) {
+func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 	rec := &out.Record
 	moved := rec.Answer.Decision == string(placement.VerdictMove) && rec.Answer.From.Server != ""
 	if moved {
-		s.publish(ctx, release(rec, r.now))
+		s.outbox.put(release(rec, r.now))
 	}
 	if !out.Written {
 		return
@@ -98,9 +98,9 @@ func (s *Service) afterRefresh(ctx context.Context, r *redemption, out *sessions
 	if sampled, ok := s.stays.take(r.decision.Verdict, r.now); ok {
 		e := s.decisionEvent(r.view, r.placed, r.decision, r.before.Epoch, r.now)
 		e.Sampled = sampled
-		s.publish(ctx, e)
+		s.outbox.put(e)
 	}
-	s.publish(ctx, s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
+	s.outbox.put(s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
 }
 
 // endedByReuse tells every region that a session was ended because an old token came back.
@@ -108,7 +108,7 @@ func (s *Service) endedByReuse(ctx context.Context, rec *sessions.Record) {
 	now := time.Now()
 	s.log.LogAttrs(ctx, slog.LevelWarn, "session revoked: an old refresh token was used again",
 		slog.String("session", rec.Session), slog.String("server", rec.Server))
-	s.publish(ctx, s.revokedEvent(rec.Session, now), s.sessionEvent(rec, events.SessionReused, string(api.CodeRefreshReused), now))
+	s.outbox.put(s.revokedEvent(rec.Session, now), s.sessionEvent(rec, events.SessionReused, string(api.CodeRefreshReused), now))
 }
 
 // redemption decides for one refresh. It is the sessions.Decider.
@@ -161,7 +161,7 @@ func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, 
 		return true, nil
 	}
 	if first {
-		r.s.publish(ctx, &events.Report{
+		r.s.outbox.put(&events.Report{
 			Version: events.Version, Region: r.s.cfg.Region, At: r.now.UTC(),
 			Session: rec.Session, Server: rec.Server, Epoch: rec.Epoch,
 		})

@@ -69,7 +69,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 		return api.TokensReply{}, unavailable("the session could not be stored", err)
 	}
 	s.metrics.decided(d)
-	s.publish(ctx, s.decisionEvent(view, pr, d, events.Epoch{}, now), s.sessionEvent(&rec, events.SessionCreated, string(d.Reason), now))
+	s.outbox.put(s.decisionEvent(view, pr, d, events.Epoch{}, now), s.sessionEvent(&rec, events.SessionCreated, string(d.Reason), now))
 	return s.reply(&rec, refresh, now)
 }
 

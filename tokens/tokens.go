@@ -110,6 +110,7 @@ type Service struct {
 	reports *reports
 	logins  *loginLimit
 	stays   *sampler
+	outbox  *outbox
 	metrics *metrics
 	log     *slog.Logger
 	handler http.Handler
@@ -165,6 +166,7 @@ func New(c Config) (*Service, error) {
 		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
 		reports: newReports(), logins: newLoginLimit(), stays: newSampler(), metrics: newMetrics(c.Metrics),
 	}
+	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)
 	s.public = newPublicKeys(&c, s.log)
 	s.SetKeys(c.Keys)
 	s.verify = api.Verifier{Key: s.public.key, Issuer: c.Issuer, Audience: c.Audience}
@@ -183,8 +185,9 @@ func (s *Service) SetKeys(k *Keyring) {
 	s.public.setOwn(k)
 }
 
-// Run publishes the region's keys, learns those of the others and hears the clients'
-// reports that other services of the region took, until ctx ends.
+// Run publishes events and the region's keys, learns the keys of the others and hears the
+// clients' reports that other services of the region took, until ctx ends. End it after all
+// that serves requests: what they left to publish goes out before Run returns.
 func (s *Service) Run(ctx context.Context) error {
 	stop, err := s.cfg.Bus.Subscribe(ctx, events.Subject{Kind: events.KindReport, Region: s.cfg.Region}.String(), s.heardReport)
 	if err != nil {
@@ -193,6 +196,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.public.run(ctx) })
+	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()
 }
 
@@ -207,19 +211,3 @@ func (s *Service) Ready() error {
 
 // newID returns a fresh ULID in lower case, so that it can stand in subjects and keys.
 func newID() string { return strings.ToLower(ulid.Make().String()) }
-
-// publish sends events after the fact they tell of is durable. A failure is counted and
-// logged: the fact stands without it.
-func (s *Service) publish(ctx context.Context, list ...events.Event) {
-	for _, e := range list {
-		data, err := events.Encode(e)
-		if err == nil {
-			err = s.cfg.Bus.Publish(ctx, e.Subject().String(), data)
-		}
-		if err != nil {
-			s.metrics.lostEvents.Inc()
-			s.log.LogAttrs(ctx, slog.LevelWarn, "event not published",
-				slog.String("subject", e.Subject().String()), slog.String("error", err.Error()))
-		}
-	}
-}

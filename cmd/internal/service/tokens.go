@@ -70,19 +70,28 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return follower.Run(ctx) })
-	g.Go(func() error { return service.Run(ctx) })
-	g.Go(func() error { return conn.Serve(ctx, c.endpoints(service)) })
-	g.Go(func() error { return ServeHTTP(ctx, l, service.Handler()) })
-	g.Go(func() error {
-		return serveAdmin(ctx, c.Admin, admin{ready: service.Ready, view: follower.View, metrics: metrics}, func(url string) {
-			if await(ctx, service.Ready) && c.Ready != nil {
+	// What serves requests ends first; what it relies on ends after it.
+	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopInner()
+	base, inner := errgroup.WithContext(inner)
+	base.Go(func() error { return follower.Run(inner) })
+	base.Go(func() error { return service.Run(inner) })
+	outer, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(inner, cancel)()
+	front, outer := errgroup.WithContext(outer)
+	front.Go(func() error { return conn.Serve(outer, c.endpoints(service)) })
+	front.Go(func() error { return ServeHTTP(outer, l, service.Handler()) })
+	front.Go(func() error {
+		return serveAdmin(outer, c.Admin, admin{ready: service.Ready, view: follower.View, metrics: metrics}, func(url string) {
+			if await(outer, service.Ready) && c.Ready != nil {
 				c.Ready(URL(l), url)
 			}
 		})
 	})
-	return g.Wait()
+	err = front.Wait()
+	stopInner()
+	return errors.Join(err, base.Wait())
 }
 
 // load reads the files.

@@ -1,0 +1,65 @@
+package tokens_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// TestEventsOutliveService stops a service right after its last reply: every event of what it
+// did is in the stream, with what it was founded on.
+func TestEventsOutliveService(t *testing.T) {
+	a, _ := healthy(t, "eu-west-1-a", dublin)
+	b, _ := healthy(t, "eu-west-1-b", dublin)
+	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
+	s := f.service()
+	began := time.Now().Add(-time.Second)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	first := login(t, s)
+	a.State = events.StateDown
+	f.set(a, b)
+	moved := granted(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: first.RefreshToken})
+	if status, body, _ := post(t, s, "/v1/logout", api.LogoutRequest{RefreshToken: moved.RefreshToken}); status != 204 {
+		t.Fatalf("logout: %d %s", status, body)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	messages, err := f.conn.Recent(t.Context(), began, "berth.v1.decision.>", "berth.v1.session.>", "berth.v1.lock.>", "berth.v1.revoked.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]events.Event{}
+	for _, m := range messages {
+		e, err := events.Decode(m.Subject, m.Data)
+		if err != nil {
+			t.Errorf("%s: %v", m.Subject, err)
+			continue
+		}
+		seen[m.Subject] = e
+	}
+	for _, subject := range []string{
+		"berth.v1.decision.eu-west-1.move.login", "berth.v1.session.eu-west-1.created",
+		"berth.v1.decision.eu-west-1.move.server_down",
+		"berth.v1.session.eu-west-1.moved", "berth.v1.lock.eu-west-1.eu-west-1-a.released",
+		"berth.v1.session.eu-west-1.revoked", "berth.v1.revoked.eu-west-1",
+	} {
+		if _, ok := seen[subject]; !ok {
+			t.Errorf("no event on %s", subject)
+		}
+	}
+	d, ok := seen["berth.v1.decision.eu-west-1.move.server_down"].(*events.Decision)
+	if ok && (d.From != "eu-west-1-a" || d.To != "eu-west-1-b" || d.View["eu-west-1"] != 1 || d.Draw <= 0) {
+		t.Errorf("the decision says %+v", d)
+	}
+	if l, ok := seen["berth.v1.lock.eu-west-1.eu-west-1-a.released"].(*events.LockReleased); ok && (l.Epoch.Number != 2 || l.To.Server != "eu-west-1-b") {
+		t.Errorf("the release says %+v", l)
+	}
+}
