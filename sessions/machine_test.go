@@ -50,9 +50,30 @@ var weights = []struct {
 	do    action
 	times int
 }{
-	{calm, 10}, {send, 12}, {accept, 12}, {double, 4}, {lose, 2}, {advance, 14}, {finish, 12}, {fail, 8}, {receive, 9}, {drop, 5},
-	{giveUp, 6}, {wait, 10}, {setBack, 1}, {kill, 4}, {revive, 4}, {prefer, 3}, {claim, 3}, {steal, 2}, {present, 4}, {logout, 1},
-	{land, 3}, {forget, 1}, {release, 4}, {forgo, 3},
+	{calm, 10},
+	{send, 12},
+	{accept, 12},
+	{double, 4},
+	{lose, 2},
+	{advance, 14},
+	{finish, 12},
+	{fail, 8},
+	{receive, 9},
+	{drop, 5},
+	{giveUp, 6},
+	{wait, 10},
+	{setBack, 1},
+	{kill, 4},
+	{revive, 4},
+	{prefer, 3},
+	{claim, 3},
+	{steal, 2},
+	{present, 4},
+	{logout, 1},
+	{land, 3},
+	{forget, 1},
+	{release, 4},
+	{forgo, 3},
 }
 
 // actions lists each action as often as its weight says.
@@ -238,7 +259,7 @@ func (w *world) surroundings(s step) {
 			w.floor = rec.Epoch
 			w.say("the floor is %v", w.floor)
 		}
-	case forgo:
+	default: // forgo
 		if w.without.tails && !w.ledger.tail {
 			w.say("the store loses %d writes", w.store.loseTail(key, 1+int(s.a)%2))
 			w.ledger.tail = true

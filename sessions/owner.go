@@ -18,8 +18,8 @@ var (
 	// ErrUnavailable says that the store could not answer; whether a write was done is
 	// unknown.
 	ErrUnavailable = errors.New("session store unavailable")
-	// ErrDeadline says that the request's deadline passed before its change was written;
-	// nothing was (V3).
+	// ErrDeadline says that the request's deadline passed before its change was known to be
+	// written (V3).
 	ErrDeadline = errors.New("request deadline passed")
 	// ErrFloor says that the server that passed the request on has seen a higher epoch than
 	// any that could be issued here (V10).
@@ -108,29 +108,47 @@ type Outcome struct {
 	Written bool
 }
 
-// attempts bounds how often a change is judged again after losing to another; each loss is
-// another's success, so the bound is reached only if something is broken.
-const attempts = 64
+// Bounds of how often a change is judged again. Each loss to another is that one's success,
+// so attempts is reached only if something is broken; a store that refuses writes and still
+// answers reads is given up sooner.
+const (
+	attempts = 64
+	unsures  = 3
+)
+
+// errUnsure marks a write of unknown outcome that was not there when it was looked for.
+var errUnsure = errors.New("the write has not been seen")
 
 // Refresh redeems a token: read, judge, decide, one compare-and-swap; whenever that fails
 // or its outcome is unknown, all again from the read. The verdict in the outcome says what
 // to answer: the tokens of the record after Rotate, Replay and Supersede, a refusal after
 // the others. Errors: ErrUnavailable, ErrDeadline, ErrFloor, or the decider's.
 func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
-	var last error
-	for range attempts {
-		out, err := o.refresh(ctx, req, d)
-		if !again(err) || ctx.Err() != nil {
-			return out, err
-		}
-		last = err
+	var out Outcome
+	err := retry(ctx, func() (err error) {
+		out, err = o.refresh(ctx, req, d)
+		return err
+	})
+	if err != nil {
+		return Outcome{}, fmt.Errorf("refresh session %s: %w", req.Key, err)
 	}
-	return Outcome{}, fmt.Errorf("refresh session %s: %w", req.Key, last)
+	return out, nil
 }
 
-// again reports whether a failed change is to be judged anew. After an unknown outcome the
-// new judgement finds the write, if it was done, and repeats its answer.
-func again(err error) bool { return errors.Is(err, ErrConflict) }
+// retry repeats a change that lost to another, or whose outcome is unknown: the new
+// judgement finds the write, if it was done, and repeats its answer.
+func retry(ctx context.Context, change func() error) error {
+	var err error
+	for tried, unsure := 0, 0; tried < attempts && unsure < unsures; tried++ {
+		if err = change(); !errors.Is(err, ErrConflict) || ctx.Err() != nil {
+			return err
+		}
+		if errors.Is(err, errUnsure) {
+			unsure++
+		}
+	}
+	return err
+}
 
 func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
 	rec, rev, err := o.read(ctx, req.Key)
@@ -256,7 +274,7 @@ func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline ti
 	case readErr == nil && seen.Op == rec.Op:
 		return nil
 	case readErr == nil:
-		return fmt.Errorf("%w: after %w", ErrConflict, err)
+		return fmt.Errorf("%w: %w: %w", ErrConflict, errUnsure, err)
 	default:
 		return fmt.Errorf("write session %s: %w", rec.Key(), err)
 	}
@@ -274,28 +292,26 @@ func (o *Owner) Create(ctx context.Context, rec Record) error {
 // revoked record from rebuilt, so that its tokens stay refused; one already revoked is left
 // as it is. It returns only after a durable write (V8).
 func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, error) {
-	var last error
-	for range attempts {
+	var revoked Record
+	err := retry(ctx, func() error {
 		rec, rev, err := o.read(ctx, key)
 		if err != nil {
-			return Record{}, err
+			return err
 		}
 		if rec == nil {
 			rec = &rebuilt
 		}
 		if rec.State == StateRevoked {
-			return *rec, nil
+			revoked = *rec
+			return nil
 		}
-		revoked := rec.Revoke(o.op())
-		if err = o.write(ctx, revoked, rev, time.Time{}); err == nil {
-			return revoked, nil
-		}
-		if !again(err) || ctx.Err() != nil {
-			return Record{}, fmt.Errorf("revoke session %s: %w", key, err)
-		}
-		last = err
+		revoked = rec.Revoke(o.op())
+		return o.write(ctx, revoked, rev, time.Time{})
+	})
+	if err != nil {
+		return Record{}, fmt.Errorf("revoke session %s: %w", key, err)
 	}
-	return Record{}, fmt.Errorf("revoke session %s: %w", key, last)
+	return revoked, nil
 }
 
 // Get returns the record under key, or ErrNotFound.

@@ -306,15 +306,21 @@ func TestStoreAway(t *testing.T) {
 	for name, test := range map[string]struct {
 		fault func(context.Context, *sessions.Record) fault
 		want  error
+		// most is how many writes may be tried.
+		most int
 	}{
-		"no reads":        {func(context.Context, *sessions.Record) fault { return notWritten }, sessions.ErrUnavailable},
-		"no writes":       {onWrite(notWritten), sessions.ErrUnavailable},
-		"conflict always": {onWrite(conflicts), sessions.ErrConflict},
+		"no reads":        {func(context.Context, *sessions.Record) fault { return notWritten }, sessions.ErrUnavailable, 0},
+		"no writes":       {onWrite(notWritten), sessions.ErrUnavailable, 3},
+		"conflict always": {onWrite(conflicts), sessions.ErrConflict, 64},
 	} {
 		b := newBench(t)
 		b.store.fault = test.fault
+		puts := b.store.puts
 		if out, err := b.ask(sessions.Request{Token: at(1, 1)}); !errors.Is(err, test.want) {
 			t.Errorf("%s: %s, %v", name, out.Judgement.Verdict, err)
+		}
+		if tried := b.store.puts - puts; tried > test.most {
+			t.Errorf("%s: %d writes were tried, want at most %d", name, tried, test.most)
 		}
 		if rec, err := b.owners[0].Revoke(t.Context(), key, sessions.Record{}); !errors.Is(err, test.want) {
 			t.Errorf("%s: revoked %s, %v", name, rec.Current(), err)
@@ -378,7 +384,6 @@ func TestDeadline(t *testing.T) {
 	b = newBench(t)
 	b.redeem(b.redeem(at(1, 1), sessions.Rotate), sessions.Rotate)
 	b.after(outside)
-	b.store.fault = func(_ context.Context, rec *sessions.Record) fault { return sound }
 	slow := newOwner(b.store, func() time.Time { b.after(time.Second); return b.now }, func() string { return "op" })
 	b.untouched(func() {
 		// Two looks at the clock judge, the third comes before the write.
@@ -434,16 +439,37 @@ func TestCriticalRepeat(t *testing.T) {
 			}
 		}
 	})
-	b.store.fault = onWrite(notWritten)
-	b.redeem(at(1, 1), sessions.Replay)
-	if _, err := b.ask(sessions.Request{Token: at(1, 2), Critical: true}); !errors.Is(err, sessions.ErrUnavailable) {
-		t.Errorf("a claim that is not written is answered: %v", err)
-	}
-	b.store.fault = nil
 	out, err = b.ask(sessions.Request{Token: at(1, 2), Bookmark: "b2"})
 	if err != nil || !out.Record.CriticalSince.IsZero() || out.Record.Bookmark != "b2" {
 		t.Errorf("the next refresh: critical since %v, bookmark %q, %v", out.Record.CriticalSince, out.Record.Bookmark, err)
 	}
+}
+
+// TestCriticalRepeatFaults: a repeat is answered only if its claim stands in the store.
+func TestCriticalRepeatFaults(t *testing.T) {
+	for _, f := range []fault{notWritten, wroteButErrored, conflicts, landsLate, lostReply} {
+		b := newBench(t)
+		b.redeem(at(1, 1), sessions.Rotate)
+		hit := false
+		b.store.fault = func(_ context.Context, rec *sessions.Record) fault {
+			if rec == nil || hit {
+				return sound
+			}
+			hit = true
+			return f
+		}
+		_, err := b.ask(sessions.Request{Token: at(1, 1), Critical: true})
+		if (err == nil) == (f == lostReply) || b.store.peek(key).CriticalSince.IsZero() {
+			t.Errorf("%s: %v, the store has %v", f, err, b.store.peek(key).CriticalSince)
+		}
+	}
+	b := newBench(t)
+	b.redeem(at(1, 1), sessions.Rotate)
+	b.store.fault = onWrite(notWritten)
+	if _, err := b.ask(sessions.Request{Token: at(1, 1), Critical: true}); !errors.Is(err, sessions.ErrUnavailable) {
+		t.Errorf("a claim that cannot be written is answered: %v", err)
+	}
+	b.redeem(at(1, 1), sessions.Replay) // without a claim nothing is to be written
 }
 
 // TestLoserOfARace: of two refreshes with different wishes the first to write decides; the
