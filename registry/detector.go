@@ -184,15 +184,15 @@ func (s *server) ask(every time.Duration, now time.Time) []Effect {
 	return []Effect{ProbeDue{Server: s.value.Server, Boot: s.value.Boot, URL: s.value.Health()}}
 }
 
-// probed notes what came of a probe. One of an earlier boot, or of a silence that has ended,
-// says nothing.
+// probed notes what came of a probe. One of an earlier boot says nothing, nor does one of a
+// silence that has ended.
 func (t *Table) probed(p ProbeDone, now time.Time) []Effect {
 	s, ok := t.own[p.Server]
 	if !ok {
 		return nil
 	}
 	s.probing = false
-	if p.Boot != s.value.Boot || now.Sub(latest(s.seen, t.gap)) < 2*intervalOf(s.value.IntervalMS) {
+	if p.Boot != s.value.Boot {
 		return nil
 	}
 	if s.answered = p.OK; p.OK {

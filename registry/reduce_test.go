@@ -86,7 +86,9 @@ func TestAnyOrderFoldsToTheSameView(t *testing.T) {
 	shuffled := func(t *rapid.T) []seen {
 		all := slices.Clone(recorded)
 		for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(recorded)-1), 0, 60).Draw(t, "again") {
-			all = append(all, recorded[i])
+			again := recorded[i]
+			again.at = again.at.Add(time.Duration(rapid.IntRange(0, 3000).Draw(t, "later")) * time.Millisecond)
+			all = append(all, again)
 		}
 		return rapid.Permutation(all).Draw(t, "order")
 	}

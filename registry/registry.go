@@ -44,8 +44,10 @@ const (
 	tickEvery = 50 * time.Millisecond
 	// retryEvery is the pause before something at the start is tried again.
 	retryEvery = time.Second
-	// catchUpLimit bounds one reading of the stream of heartbeats.
+	// catchUpLimit bounds one reading of the stream of heartbeats, firstLimit the one that the
+	// start waits for: what it says first should be of all servers, but it should be said.
 	catchUpLimit = 10 * time.Second
+	firstLimit   = 2 * time.Second
 	// maxProbes bounds the probes under way at once, maxUpdates the view updates.
 	maxProbes  = 512
 	maxUpdates = 64
@@ -113,7 +115,9 @@ func (r *Registry) Run(ctx context.Context) error {
 	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { restored, err = r.projector.load(ctx); return err }) {
 		return nil
 	}
-	r.catchUp(ctx)
+	if !r.catchUp(ctx, firstLimit) {
+		signal(r.reread)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { r.journal.run(ctx); return nil })
 	g.Go(func() error { r.projector.run(ctx); return nil })
@@ -162,25 +166,28 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 }
 
 // catchUp reads the last heartbeats from the stream into the inbox: they may come again, or
-// after newer ones, which the fold does not mind. If it fails it is tried again later.
-func (r *Registry) catchUp(ctx context.Context) {
-	limited, cancel := context.WithTimeout(ctx, catchUpLimit)
+// after newer ones, which the fold does not mind. It reports whether it read all.
+func (r *Registry) catchUp(ctx context.Context, limit time.Duration) bool {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := r.cfg.Heartbeats.CatchUp(limited, r.inbox.stored); err != nil && ctx.Err() == nil {
+	err := r.cfg.Heartbeats.CatchUp(limited, r.inbox.stored)
+	if err != nil && ctx.Err() == nil {
 		r.log.LogAttrs(ctx, slog.LevelWarn, "heartbeats not read from the stream, will try again", slog.String("error", err.Error()))
-		sleep(ctx, retryEvery)
-		signal(r.reread)
 	}
+	return err == nil
 }
 
-// readAgain reads the stream whenever that was asked for, once at a time.
+// readAgain reads the stream whenever that was asked for, once at a time, until it succeeds.
 func (r *Registry) readAgain(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.reread:
-			r.catchUp(ctx)
+			if !r.catchUp(ctx, catchUpLimit) {
+				sleep(ctx, retryEvery)
+				signal(r.reread)
+			}
 		}
 	}
 }

@@ -362,16 +362,18 @@ func TestTheDeathOfAStreamsLeaderKillsNobody(t *testing.T) {
 		}
 	}
 	jetstreamtest.Eventually(t, 10*time.Second, "all are up", up(10))
+	late := newAgent(jetstreamtest.Dial(t, cluster.URL()), "eu-west-1-late", refusing(t), interval)
 	if err := cluster.Leader(t, c.JetStream(), jetstream.StreamHeartbeats).Shutdown(); err != nil {
 		t.Fatal(err)
 	}
 	// Longer than it takes from a death to its verdict, and until a stream has a leader again.
-	late := newAgent(jetstreamtest.Dial(t, cluster.URL()), "eu-west-1-late", refusing(t), interval)
 	run(t, func(ctx context.Context) error {
-		if <-time.After(4 * time.Second); ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		case <-time.After(4 * time.Second):
+			return late.run(t)(ctx)
 		}
-		return late.run(t)(ctx)
 	})
 	jetstreamtest.Eventually(t, 20*time.Second, "the view goes on", up(11))
 	jetstreamtest.Eventually(t, 20*time.Second, "and the bucket", func() bool {
