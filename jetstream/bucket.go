@@ -159,6 +159,9 @@ func refusal(err *natsjs.APIError) error {
 // The value expires after ttl, in whole seconds rounded up; 0: never. It is stored, in the own region's domain, when Put
 // returns nil. Where no stream answers at all it tries again until ctx ends, at most 5 s.
 func (b *Bucket) Put(ctx context.Context, key string, data []byte, revision uint64, ttl time.Duration) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("write %s to %s: %w: %w", key, b.name, ErrUnavailable, err)
+	}
 	w := Write{bucket: b, key: key, data: data, header: putHeader(ttl), revision: revision}
 	w.send()
 	return w.Wait(ctx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/tokens"
+	"github.com/berthhq/berth/tokens/api"
 )
 
 var (
@@ -36,10 +37,25 @@ func (k *Keys) Put(ctx context.Context, kid string, document []byte) error {
 	switch {
 	case err != nil:
 		return err
-	case !bytes.Equal(have.Data, document):
+	case !sameKey(kid, have.Data, document):
 		return fmt.Errorf("store key %s: the bucket holds another one", kid)
 	}
 	return nil
+}
+
+// sameKey reports whether two documents hold one key under the id, however they are written.
+func sameKey(kid string, a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	one, errOne := api.ParseKeySet(a)
+	two, errTwo := api.ParseKeySet(b)
+	if errOne != nil || errTwo != nil {
+		return false
+	}
+	key, ok := one.Key(kid)
+	other, too := two.Key(kid)
+	return ok && too && key.Equal(other)
 }
 
 // Watch implements tokens.KeyBucket.

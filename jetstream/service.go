@@ -56,6 +56,8 @@ type ServiceConfig struct {
 	Timeout time.Duration
 	// Grace is how long requests in flight may take to end when the service stops. Zero: 2 s.
 	Grace time.Duration
+	// Started is called once NATS knows of the endpoints. Nil: nobody is told.
+	Started func()
 }
 
 func (c *ServiceConfig) validate() error {
@@ -108,6 +110,13 @@ func (c *Conn) Serve(ctx context.Context, cfg ServiceConfig) error {
 		}
 	}
 	s.ready.Store(true)
+	if cfg.Started != nil {
+		for c.Flush(ctx) != nil && sleep(ctx, nobodyWait) {
+		}
+		if ctx.Err() == nil {
+			cfg.Started()
+		}
+	}
 	<-ctx.Done()
 	return s.drain(m)
 }

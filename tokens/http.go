@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -48,7 +49,11 @@ func guard(next http.Handler) http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if r.ContentLength > api.MaxBody {
-			problem(tooLarge()).write(w)
+			if m := problem(tooLarge()); strings.HasPrefix(r.URL.Path, "/oauth/") {
+				writeOAuth(w, m)
+			} else {
+				m.write(w)
+			}
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, api.MaxBody)
@@ -121,6 +126,7 @@ type output struct {
 	ContentType string `header:"Content-Type"`
 	RetryAfter  string `header:"Retry-After"`
 	ETag        string `header:"ETag"`
+	Challenge   string `header:"WWW-Authenticate"`
 	Body        []byte
 }
 
@@ -148,6 +154,7 @@ func serve[In, Out any](s *Service, a huma.API, id, method, path, summary string
 		return &output{
 			Status: m.status, Body: m.body, ContentType: m.header.Get("Content-Type"),
 			RetryAfter: m.header.Get("Retry-After"), ETag: m.header.Get("ETag"),
+			Challenge: m.header.Get("WWW-Authenticate"),
 		}
 	}
 	if method == http.MethodGet {

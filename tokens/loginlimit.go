@@ -28,7 +28,8 @@ func newLoginLimit() *loginLimit {
 }
 
 func (l *loginLimit) allow(user, address string) bool {
-	return l.take("user "+user, 1) && l.take("address "+address, addressShare)
+	// The address first: who is over its share must not use up a user's.
+	return l.take("address "+address, addressShare) && l.take("user "+user, 1)
 }
 
 func (l *loginLimit) take(key string, share int) bool {

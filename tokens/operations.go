@@ -82,7 +82,7 @@ func (s *Service) serveLogout(ctx context.Context, c call, _ *http.Request, req 
 }
 
 // logout ends the session of a refresh token. It returns nil only after the end is durable
-// (V8).
+// (V8) and the region's servers can know of it.
 func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
 	key := keyOf(claims)
 	rec, err := s.owner.Revoke(ctx, key, rebuilt(claims))
@@ -90,7 +90,13 @@ func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
 		return unavailable("the session could not be ended", err)
 	}
 	now := time.Now()
-	s.outbox.put(s.revokedEvent(rec.Session, now), s.sessionEvent(&rec, events.SessionRevoked, "logout", now))
+	// What is acknowledged holds at once in the region: its servers read it in the stream.
+	revoked := s.revokedEvent(rec.Session, now)
+	if err := s.outbox.send(ctx, revoked); err != nil {
+		s.outbox.put(revoked) // the client may not try again
+		return unavailable("the session has ended, but its servers could not be told; try again", err)
+	}
+	s.outbox.put(s.sessionEvent(&rec, events.SessionRevoked, "logout", now))
 	return nil
 }
 

@@ -89,13 +89,18 @@ func (o *outbox) work(ctx context.Context, lane <-chan events.Event) {
 func (o *outbox) publish(ctx context.Context, e events.Event) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	data, err := events.Encode(e)
-	if err == nil {
-		err = o.bus.Publish(ctx, e.Subject().String(), data)
-	}
-	if err != nil {
+	if err := o.send(ctx, e); err != nil {
 		o.drop(e, err.Error())
 	}
+}
+
+// send publishes an event now, for those who may answer only when it is stored.
+func (o *outbox) send(ctx context.Context, e events.Event) error {
+	data, err := events.Encode(e)
+	if err != nil {
+		return err
+	}
+	return o.bus.Publish(ctx, e.Subject().String(), data)
 }
 
 // drop counts an event that was not published. The fact it tells of stands without it.

@@ -71,6 +71,7 @@ func (p *publicKeys) setOwn(k *Keyring) {
 	defer p.mu.Unlock()
 	p.own = k.Public()
 	maps.Copy(p.all, p.own)
+	p.published.Store(false)
 	p.set.Store(api.NewKeySet(p.all))
 }
 
@@ -238,7 +239,8 @@ func (p *publicKeys) fetch(ctx context.Context, kid string, now time.Time) bool 
 	}
 	p.mu.Unlock()
 	if !pause {
-		_ = p.askRegion(ctx, region) // what matters is whether the key is known afterwards
+		// The answer is for all who wait, so the end of the first one's request does not end it.
+		_ = p.askRegion(context.WithoutCancel(ctx), region) // what matters is whether the key is known afterwards
 	}
 	_, known := p.key(kid)
 	return known

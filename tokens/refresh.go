@@ -83,15 +83,14 @@ func refreshError(err error) error {
 // again, in case the first release was lost with its sender.
 func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 	rec := &out.Record
-	moved := rec.Answer.Decision == string(placement.VerdictMove) && rec.Answer.From.Server != ""
-	if moved {
+	if rec.Answer.From.Server != "" {
 		s.outbox.put(release(rec, r.now))
 	}
 	if !out.Written {
 		return
 	}
 	kind := events.SessionRefreshed
-	if moved {
+	if rec.Answer.From.Server != "" && rec.Answer.Decision == string(placement.VerdictMove) {
 		kind = events.SessionMoved
 	}
 	s.metrics.decided(r.decision)
@@ -108,7 +107,11 @@ func (s *Service) endedByReuse(ctx context.Context, rec *sessions.Record) {
 	now := time.Now()
 	s.log.LogAttrs(ctx, slog.LevelWarn, "session revoked: an old refresh token was used again",
 		slog.String("session", rec.Session), slog.String("server", rec.Server))
-	s.outbox.put(s.revokedEvent(rec.Session, now), s.sessionEvent(rec, events.SessionReused, string(api.CodeRefreshReused), now))
+	revoked := s.revokedEvent(rec.Session, now)
+	if err := s.outbox.send(ctx, revoked); err != nil {
+		s.outbox.put(revoked)
+	}
+	s.outbox.put(s.sessionEvent(rec, events.SessionReused, string(api.CodeRefreshReused), now))
 }
 
 // redemption decides for one refresh. It is the sessions.Decider.
@@ -147,10 +150,13 @@ func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, 
 		if known {
 			health = server.Health()
 		}
-		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		probe, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
-		r.gone = r.s.cfg.Prober.Probe(ctx, health) != nil
-		r.probed = true
+		gone := r.s.cfg.Prober.Probe(probe, health) != nil
+		if err := ctx.Err(); err != nil { // a probe cut short proves nothing
+			return false, unavailable("the request ended while the server was probed", err)
+		}
+		r.gone, r.probed = gone, true
 	}
 	if r.gone || r.unreachable {
 		return true, nil
@@ -193,7 +199,12 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 		return sessions.Answer{}, noServer()
 	}
 	r.decision = d
-	return r.s.answer(r.view, &rec, d, r.now)
+	a, err := r.s.answer(r.view, &rec, d, r.now)
+	if err == nil && j.Verdict == sessions.Supersede && a.From.Server == "" {
+		// Whoever repeats an older token has not heard of the last answer, nor where it moved to.
+		a.From = rec.Answer.From
+	}
+	return a, err
 }
 
 // Sign implements sessions.Decider.

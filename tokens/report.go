@@ -1,6 +1,8 @@
 package tokens
 
 import (
+	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -53,6 +55,28 @@ func (r *reports) forget(now time.Time) {
 	for key, at := range r.first {
 		if now.Sub(at) > reportLife {
 			delete(r.first, key)
+		}
+	}
+}
+
+// reportRetry is the pause before reports are subscribed to again.
+const reportRetry = time.Second
+
+// hearReports hears the reports that the region's services took, until ctx ends. While NATS
+// is away it tries again.
+func (s *Service) hearReports(ctx context.Context) {
+	subject := events.Subject{Kind: events.KindReport, Region: s.cfg.Region}.String()
+	for ctx.Err() == nil {
+		stop, err := s.cfg.Bus.Subscribe(ctx, subject, s.heardReport)
+		if err == nil {
+			defer stop()
+			<-ctx.Done()
+			return
+		}
+		s.log.LogAttrs(ctx, slog.LevelWarn, "reports are not heard, will try again", slog.String("error", err.Error()))
+		select {
+		case <-ctx.Done():
+		case <-time.After(reportRetry):
 		}
 	}
 }

@@ -13,8 +13,13 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-// maxOwnClaims is the size in bytes that the application's claims may have in a token.
-const maxOwnClaims = 4096
+// Bounds in bytes of what an application puts into tokens: what is granted has to be short
+// enough to be redeemed (api.MaxToken).
+const (
+	maxOwnClaims = 4096
+	maxScope     = 1024
+	maxClientID  = 256
+)
 
 // call is what is known of a request besides its body.
 type call struct {
@@ -80,6 +85,12 @@ func checkStart(req api.StartRequest) error {
 	}
 	if req.Org != "" && !events.ValidToken(req.Org) {
 		fields = append(fields, api.FieldError{Location: "body.org", Message: "want 1 to 64 of a-z 0-9 - _"})
+	}
+	if len(req.Scope) > maxScope {
+		fields = append(fields, api.FieldError{Location: "body.scope", Message: fmt.Sprintf("want at most %d bytes", maxScope)})
+	}
+	if len(req.ClientID) > maxClientID {
+		fields = append(fields, api.FieldError{Location: "body.clientId", Message: fmt.Sprintf("want at most %d bytes", maxClientID)})
 	}
 	if err := checkOwn(req.Claims); err != nil {
 		fields = append(fields, api.FieldError{Location: "body.claims", Message: err.Error()})

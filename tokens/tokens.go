@@ -189,12 +189,8 @@ func (s *Service) SetKeys(k *Keyring) {
 // clients' reports that other services of the region took, until ctx ends. End it after all
 // that serves requests: what they left to publish goes out before Run returns.
 func (s *Service) Run(ctx context.Context) error {
-	stop, err := s.cfg.Bus.Subscribe(ctx, events.Subject{Kind: events.KindReport, Region: s.cfg.Region}.String(), s.heardReport)
-	if err != nil {
-		return fmt.Errorf("subscribe to reports: %w", err)
-	}
-	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { s.hearReports(ctx); return nil })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()

@@ -1,12 +1,16 @@
 package tokens
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -23,8 +27,9 @@ import (
 // immutable and safe for concurrent use.
 type Users struct {
 	byName map[string]User
-	// busy bounds the memory and the processors that password checks take.
-	busy *semaphore.Weighted
+	// busy bounds the memory and the processors that password checks take, queue who waits for
+	// them: those who wait hold a place among the requests served at once, refreshes too.
+	busy, queue *semaphore.Weighted
 	// nobody is checked for unknown names, so that they take as long as known ones.
 	nobody string
 }
@@ -52,6 +57,8 @@ const (
 	argonSalt    = 16 // bytes
 	argonKey     = 32 // bytes
 	maxArgonCost = 256 * 1024
+	// loginQueue is how many logins a processor may have waiting or under way.
+	loginQueue = 8
 )
 
 // LoadUsers reads a users file, YAML or JSON. Unknown fields are refused, with their line.
@@ -73,7 +80,11 @@ func LoadUsers(path string) (*Users, error) {
 
 // NewUsers returns the users, or what is wrong with the first that is not valid.
 func NewUsers(list []User) (*Users, error) {
-	u := &Users{byName: make(map[string]User, len(list)), busy: semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0)))}
+	checks := int64(runtime.GOMAXPROCS(0))
+	u := &Users{
+		byName: make(map[string]User, len(list)),
+		busy:   semaphore.NewWeighted(checks), queue: semaphore.NewWeighted(loginQueue * checks),
+	}
 	for i, user := range list {
 		if err := user.validate(); err != nil {
 			return nil, fmt.Errorf("user %d: %w", i+1, err)
@@ -108,17 +119,49 @@ func checkOwn(claims map[string]any) error {
 			return fmt.Errorf("claim %q is berth's own", name)
 		}
 	}
-	return nil
+	data, err := json.Marshal(claims)
+	if err != nil {
+		return fmt.Errorf("claims: %w", err)
+	}
+	return checkNumbers(data)
+}
+
+// maxExact is the first integer whose neighbours a reader of JSON may take for it, 2^53.
+const maxExact = 1 << 53
+
+// checkNumbers refuses numbers that would become others on their way through records and
+// tokens, RFC 8259 section 6.
+func checkNumbers(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("claims: %w", err)
+		}
+		if n, ok := token.(json.Number); ok {
+			if v, err := n.Float64(); err != nil || math.Abs(v) >= maxExact {
+				return fmt.Errorf("number %s is 2^53 or more and would be rounded; send it as a string", n)
+			}
+		}
+	}
 }
 
 // authenticate returns the user of that name and password, false if there is none. It takes
-// the same work for unknown names, and fails only with ctx.
+// the same work for unknown names, and fails only with ctx or where too many wait.
 func (u *Users) authenticate(ctx context.Context, name, password string) (User, bool, error) {
 	user, known := u.byName[name]
 	hash := user.PasswordHash
 	if !known {
 		hash = u.nobody
 	}
+	if !u.queue.TryAcquire(1) {
+		return User{}, false, errors.New("too many password checks wait")
+	}
+	defer u.queue.Release(1)
 	if err := u.busy.Acquire(ctx, 1); err != nil {
 		return User{}, false, fmt.Errorf("wait for password check: %w", err)
 	}

@@ -15,6 +15,9 @@ const Skew = 60 * time.Second
 // MaxToken is the length in bytes of a token that is looked at.
 const MaxToken = 16 << 10
 
+// MaxKeyID is the length in bytes of a key id that is looked for.
+const MaxKeyID = 128
+
 // ErrUnknownKey says that a token names a key that is not known here (yet). It is answered
 // with 503, never 401, for the key may be on its way (V18).
 var ErrUnknownKey = errors.New("unknown signing key")
@@ -71,8 +74,8 @@ func (v *Verifier) verify(token, typ string, c jwt.Claims, now time.Time) error 
 			return nil, fmt.Errorf("token of type %q where %q is wanted", got, typ)
 		}
 		kid, _ := t.Header["kid"].(string)
-		if kid == "" {
-			return nil, errors.New("token names no key")
+		if kid == "" || len(kid) > MaxKeyID {
+			return nil, errors.New("token names no possible key")
 		}
 		key, ok := v.Key(kid)
 		if !ok {

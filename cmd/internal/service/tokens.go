@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,19 +81,42 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
-	front, outer := errgroup.WithContext(outer)
-	front.Go(func() error { return conn.Serve(outer, c.endpoints(service)) })
-	front.Go(func() error { return ServeHTTP(outer, l, service.Handler()) })
+	err = c.serve(outer, conn, l, service, admin{view: follower.View, metrics: metrics})
+	stopInner()
+	return errors.Join(err, base.Wait())
+}
+
+// serve answers clients on l and over NATS, and operators, until ctx ends. The instances of a
+// region share the requests that come over NATS, so one that cannot answer yet takes none.
+func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, a admin) error {
+	var serving atomic.Bool
+	a.ready = func() error {
+		if err := service.Ready(); err != nil {
+			return err
+		}
+		if !serving.Load() {
+			return errors.New("requests over NATS are not served yet")
+		}
+		return nil
+	}
+	front, ctx := errgroup.WithContext(ctx)
 	front.Go(func() error {
-		return serveAdmin(outer, c.Admin, admin{ready: service.Ready, view: follower.View, metrics: metrics}, func(url string) {
-			if await(outer, service.Ready) && c.Ready != nil {
+		if !await(ctx, service.Ready) {
+			return nil
+		}
+		cfg := c.endpoints(service)
+		cfg.Started = func() { serving.Store(true) }
+		return conn.Serve(ctx, cfg)
+	})
+	front.Go(func() error { return ServeHTTP(ctx, l, service.Handler()) })
+	front.Go(func() error {
+		return serveAdmin(ctx, c.Admin, a, func(url string) {
+			if await(ctx, a.ready) && c.Ready != nil {
 				c.Ready(URL(l), url)
 			}
 		})
 	})
-	err = front.Wait()
-	stopInner()
-	return errors.Join(err, base.Wait())
+	return front.Wait()
 }
 
 // load reads the files.

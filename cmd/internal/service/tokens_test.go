@@ -1,0 +1,88 @@
+package service_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/cmd/internal/service"
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/jetstream/embedded"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/tokens"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+func TestMain(m *testing.M) { jetstreamtest.Main(m) }
+
+// TestStartingServiceRefusesNobody starts a second token service of a region while clients are
+// served: it takes requests only once it can answer them.
+func TestStartingServiceRefusesNobody(t *testing.T) {
+	const region = "eu-west-1"
+	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: region})
+	conn := jetstreamtest.Provisioned(t, r.ClientURL())
+	s := events.Server{
+		Server: "eu-west-1-a", Region: region, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
+		Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 100, Seq: 1,
+	}
+	value, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Servers().Put(t.Context(), s.Key(), value, 0); err != nil {
+		t.Fatal(err)
+	}
+	keys := filepath.Join(t.TempDir(), "keys.pem")
+	if err := tokens.GenerateKey(keys); err != nil {
+		t.Fatal(err)
+	}
+	run := func() (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ready, ended := make(chan struct{}), make(chan error, 1)
+		go func() {
+			ended <- service.RunTokens(ctx, service.TokensConfig{
+				NATS: jetstream.Config{URL: r.ClientURL(), Region: region}, Listen: "127.0.0.1:0",
+				Issuer: "https://api.example.com", KeyFile: keys, Ready: func(string, string) { close(ready) }, Log: jetstreamtest.Log(t),
+			})
+		}()
+		select {
+		case <-ready:
+		case err := <-ended:
+			t.Fatal(err)
+		}
+		return func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	defer run()()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan map[string]int, 1)
+	subject := events.Subject{Kind: events.KindRPC, Service: "tokens", Jurisdiction: "global", Region: region, Method: api.MethodClosest}.String()
+	go func() {
+		got := map[string]int{}
+		for ctx.Err() == nil {
+			answer, err := conn.Call(ctx, subject, nil, nil)
+			if ctx.Err() == nil {
+				got[fmt.Sprint(http.Header(answer.Header).Get(api.HeaderStatus), " ", err)]++
+			}
+		}
+		done <- got
+	}()
+	for range 5 {
+		run()()
+	}
+	cancel()
+	for outcome, n := range <-done {
+		if outcome != "200 <nil>" {
+			t.Errorf("%d requests: %s", n, outcome)
+		}
+	}
+}
