@@ -63,6 +63,8 @@ type Facts struct {
 	CriticalSince *time.Time `json:"critical_since,omitempty"`
 	MovedAt       *time.Time `json:"moved_at,omitempty"`
 	Location      *Location  `json:"location,omitempty"`
+	// RTTMs are the round-trip times in milliseconds that the client measured, by server.
+	RTTMs map[string]float64 `json:"rtt_ms,omitempty"`
 	// Dead says that the session's server was found dead in this judgement; Unreachable
 	// that its client reported it twice.
 	Dead        bool `json:"dead,omitempty"`

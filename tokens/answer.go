@@ -121,9 +121,21 @@ func (s *Service) decisionEvent(view *registry.View, p placement.Request, d plac
 		Facts: events.Facts{
 			Arrived: p.Arrived, ClosestServer: p.ClosestServer, Critical: p.Critical,
 			CriticalSince: instant(p.CriticalSince), MovedAt: instant(p.MovedAt),
-			Location: p.Location, Dead: p.Dead, Unreachable: p.Unreachable,
+			Location: p.Location, RTTMs: measured(p.RTT), Dead: p.Dead, Unreachable: p.Unreachable,
 		},
 	}
+}
+
+// measured returns round-trip times by server, nil for none.
+func measured(list []placement.RTT) map[string]float64 {
+	if len(list) == 0 {
+		return nil
+	}
+	ms := make(map[string]float64, len(list))
+	for _, r := range list {
+		ms[r.ServerID] = r.MS
+	}
+	return ms
 }
 
 // instant returns t for a field that is left out where there is none.

@@ -117,7 +117,8 @@ func oauthCode(code api.Code, status int) (int, string) {
 	}
 }
 
-// serveRevoke ends a session, RFC 7009: a token that is not valid is as good as revoked.
+// serveRevoke ends a session, RFC 7009: a token that is not valid is as good as revoked. An
+// access token is not taken for one: its session would live on.
 func (s *Service) serveRevoke(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil || r.PostForm.Get("token") == "" {
 		writeOAuthError(w, http.StatusBadRequest, oauthError{Error: "invalid_request", Description: "token is required"})
@@ -126,7 +127,12 @@ func (s *Service) serveRevoke(w http.ResponseWriter, r *http.Request) {
 	c := s.callOf(r, time.Now())
 	ctx, cancel := context.WithDeadline(r.Context(), c.deadline)
 	defer cancel()
-	m, err := s.serveLogout(ctx, c, r, api.LogoutRequest{RefreshToken: r.PostForm.Get("token")})
+	token := r.PostForm.Get("token")
+	if _, err := s.verify.Access(token, time.Now()); err == nil {
+		writeOAuthError(w, http.StatusBadRequest, oauthError{Error: "unsupported_token_type", Description: "send the refresh token: it ends the session, and its access tokens with it"})
+		return
+	}
+	m, err := s.serveLogout(ctx, c, r, api.LogoutRequest{RefreshToken: token})
 	if err != nil {
 		m = s.refusal(ctx, "revoke", err)
 	}

@@ -46,19 +46,26 @@ func TestOAuthClient(t *testing.T) {
 	if _, err := source(first.RefreshToken).Token(); !errors.As(err, &refusal) || refusal.ErrorCode != "temporarily_unavailable" {
 		t.Errorf("a superseded token: %v", err)
 	}
-	form := url.Values{"token": {third.RefreshToken}}
-	revoke, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/oauth/revoke", strings.NewReader(form.Encode()))
-	if err != nil {
-		t.Fatal(err)
+	revoke := func(token string) int {
+		t.Helper()
+		form := url.Values{"token": {token}}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/oauth/revoke", strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
 	}
-	revoke.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	resp, err := http.DefaultClient.Do(revoke)
-	if err != nil {
-		t.Fatal(err)
+	if status := revoke(third.AccessToken); status != http.StatusBadRequest {
+		t.Errorf("revoke an access token: status %d", status)
 	}
-	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Errorf("revoke: status %d", resp.StatusCode)
+	if status := revoke(third.RefreshToken); status != http.StatusOK {
+		t.Errorf("revoke: status %d", status)
 	}
 	if _, err := source(third.RefreshToken).Token(); !errors.As(err, &refusal) || refusal.ErrorCode != "invalid_grant" {
 		t.Errorf("a revoked session's token: %v", err)

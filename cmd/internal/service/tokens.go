@@ -78,10 +78,13 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base, inner := errgroup.WithContext(inner)
 	base.Go(func() error { return follower.Run(inner) })
 	base.Go(func() error { return service.Run(inner) })
+	clocks := &clock{skew: conn.Skew, log: c.log()}
+	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
-	err = c.serve(outer, conn, l, service, admin{view: follower.View, metrics: metrics})
+	ready := func() error { return cmp.Or(service.Ready(), clocks.ready()) }
+	err = c.serve(outer, conn, l, service, admin{ready: ready, view: follower.View, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
 }
@@ -90,8 +93,9 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 // region share the requests that come over NATS, so one that cannot answer yet takes none.
 func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, a admin) error {
 	var serving atomic.Bool
+	able := a.ready
 	a.ready = func() error {
-		if err := service.Ready(); err != nil {
+		if err := able(); err != nil {
 			return err
 		}
 		if !serving.Load() {
@@ -101,7 +105,7 @@ func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Li
 	}
 	front, ctx := errgroup.WithContext(ctx)
 	front.Go(func() error {
-		if !await(ctx, service.Ready) {
+		if !await(ctx, able) {
 			return nil
 		}
 		cfg := c.endpoints(service)
@@ -117,6 +121,14 @@ func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Li
 		})
 	})
 	return front.Wait()
+}
+
+// log returns Log, or one that discards.
+func (c *TokensConfig) log() *slog.Logger {
+	if c.Log != nil {
+		return c.Log
+	}
+	return slog.New(slog.DiscardHandler)
 }
 
 // load reads the files.
