@@ -44,6 +44,21 @@ func TestOperate(t *testing.T) {
 		t.Errorf("berth servers of an unknown region: %v\n%s", err, out)
 	}
 
+	// A context of the nats CLI names the server, too.
+	config := t.TempDir()
+	contexts := filepath.Join(config, "nats", "context")
+	if err := os.MkdirAll(contexts, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(contexts, "dev.json"), []byte(`{"url":"`+url+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	byContext := berth(t.Context(), t, "servers", "--context", "dev")
+	byContext.Env = append(byContext.Env, "XDG_CONFIG_HOME="+config)
+	if out, err = byContext.CombinedOutput(); err != nil || !strings.Contains(string(out), "1 servers in the view of eu-west-1") {
+		t.Errorf("berth servers --context: %v\n%s", err, out)
+	}
+
 	watch := start(t, "events", "--nats", url, "--kind", "decision", "--kind", "server", "--count", "2", "--json")
 	// Decisions are printed from the moment the command listens: log in until it does.
 	c := client{t: t}
