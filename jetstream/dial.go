@@ -77,7 +77,7 @@ var errMisfit = errors.New("wrong NATS")
 // to be allowed to ask $JS.API.INFO.
 //
 // With Config.Wait it tries, with one log line for each failure, until it succeeds or ctx ends; only a server of another
-// region and a faulty Config end it early. Without, the first failure is returned. A connection that breaks later comes
+// region and a faulty Config end it early; the end of ctx is told by ctx's error. Without, the first failure is returned. A connection that breaks later comes
 // back by itself; meanwhile nothing is buffered and publishing fails.
 func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	if err := cfg.validate(); err != nil {
@@ -93,14 +93,14 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 			return c, nil
 		}
 		err = fmt.Errorf("connect to NATS at %s: %w", where, err)
-		if !cfg.Wait || errors.Is(err, errMisfit) || ctx.Err() != nil {
+		if !cfg.Wait || errors.Is(err, errMisfit) {
 			return nil, err
 		}
 		pause := wait/2 + rand.N(wait/2)
 		cfg.Log.LogAttrs(ctx, slog.LevelWarn, "nats is out of reach, will try again",
-			slog.String("error", err.Error()), slog.Duration("retry_in", pause))
+			slog.String("error", err.Error()), slog.Duration("retry_in", pause.Round(time.Millisecond)))
 		if !sleep(ctx, pause) {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 //
 // A lone NATS node that is started anew has lost what it held in memory; the connection makes it again when it comes back.
 func (c *Conn) Provision(ctx context.Context, t Topology) error {
-	if err := t.validate(); err != nil {
+	if err := t.Validate(); err != nil {
 		return fmt.Errorf("provision: %w", err)
 	}
 	if c.region == "" {

@@ -41,7 +41,8 @@ type Topology struct {
 	Memory bool
 }
 
-func (t *Topology) validate() error {
+// Validate returns the first fault.
+func (t *Topology) Validate() error {
 	switch t.Replicas {
 	case 0, 1, 3, 5:
 	default:
@@ -101,7 +102,7 @@ func (t *Topology) streams(own string) []want {
 		t.bucket(BucketSessions, "Sessions that this region owns: <jurisdiction>.<session>, each kept to its end", func(c *natsjs.StreamConfig) {
 			c.AllowMsgTTL = true
 		}),
-		t.bucket(BucketKeys, "Public keys of all regions, and this region's signing keys", func(*natsjs.StreamConfig) {}),
+		t.bucket(BucketKeys, "Public keys of all regions, each under its id", func(*natsjs.StreamConfig) {}),
 	}
 }
 

@@ -313,9 +313,3 @@ func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, er
 	}
 	return revoked, nil
 }
-
-// Get returns the record under key, or ErrNotFound.
-func (o *Owner) Get(ctx context.Context, key Key) (Record, error) {
-	rec, _, err := o.store.Get(ctx, key)
-	return rec, err
-}

@@ -587,10 +587,10 @@ func TestCreate(t *testing.T) {
 		t.Errorf("not written: %v", err)
 	}
 	b.store.fault = nil
-	if rec, err := b.owners[0].Get(t.Context(), sessions.Key{Jurisdiction: "global", Session: "s2"}); err != nil || rec.Op != "another login" {
+	if rec, _, err := b.store.Get(t.Context(), sessions.Key{Jurisdiction: "global", Session: "s2"}); err != nil || rec.Op != "another login" {
 		t.Errorf("s2 is %+v, %v", rec, err)
 	}
-	if _, err := b.owners[0].Get(t.Context(), sessions.Key{Jurisdiction: "global", Session: "s3"}); !errors.Is(err, sessions.ErrNotFound) {
+	if _, _, err := b.store.Get(t.Context(), sessions.Key{Jurisdiction: "global", Session: "s3"}); !errors.Is(err, sessions.ErrNotFound) {
 		t.Errorf("s3: %v", err)
 	}
 }

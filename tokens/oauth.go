@@ -17,7 +17,6 @@ type oauthReply struct {
 	TokenType     string      `json:"token_type"`
 	ExpiresIn     int         `json:"expires_in"`
 	RefreshToken  string      `json:"refresh_token,omitempty"`
-	Scope         string      `json:"scope,omitempty"`
 	SessionID     string      `json:"session_id"`
 	ServerID      string      `json:"server_id"`
 	ServerURL     string      `json:"server_url"`

@@ -32,7 +32,7 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 		return api.TokensReply{}, refreshError(err)
 	}
 	s.metrics.refreshed(out.Judgement.Verdict)
-	if err := s.verdictError(out.Judgement.Verdict); err != nil {
+	if err := verdictError(out.Judgement.Verdict); err != nil {
 		if out.Written {
 			s.endedByReuse(ctx, &out.Record)
 		}
@@ -49,7 +49,7 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 }
 
 // verdictError returns the refusal that a verdict stands for, nil if it grants tokens.
-func (s *Service) verdictError(v sessions.Verdict) error {
+func verdictError(v sessions.Verdict) error {
 	switch v {
 	case sessions.Rotate, sessions.Replay, sessions.Supersede:
 		return nil

@@ -37,7 +37,7 @@ type call struct {
 	hops int
 }
 
-// Start begins a session for a user that the application has authenticated. Errors are of
+// start begins a session for a user that the application has authenticated. Errors are of
 // type *api.Error.
 func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.TokensReply, error) {
 	if err := checkStart(req); err != nil {

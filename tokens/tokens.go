@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -141,8 +142,8 @@ func (c *Config) validate() error {
 	switch {
 	case !events.ValidToken(c.Region):
 		return fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", c.Region, events.MaxToken)
-	case c.Issuer == "":
-		return errors.New("issuer is empty")
+	case !isBaseURL(c.Issuer):
+		return fmt.Errorf("issuer %q: want an http or https URL without query and fragment", c.Issuer)
 	case c.AccessTTL < MinAccessTTL || c.AccessTTL > MaxAccessTTL:
 		return fmt.Errorf("access TTL %s: want %s to %s", c.AccessTTL, MinAccessTTL, MaxAccessTTL)
 	case c.RefreshTTL < MinRefreshTTL || c.RefreshTTL > MaxRefreshTTL:
@@ -151,6 +152,13 @@ func (c *Config) validate() error {
 		return errors.New("no signing keys")
 	}
 	return c.Policy.Validate()
+}
+
+// isBaseURL reports whether paths can be put behind s: the metadata of RFC 8414 do so with the
+// issuer.
+func isBaseURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && !strings.ContainsAny(s, "?#")
 }
 
 // New returns a service, or the first fault of its configuration. It does no I/O.

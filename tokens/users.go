@@ -69,7 +69,7 @@ func LoadUsers(path string) (*Users, error) {
 	}
 	var file usersFile
 	if err := yaml.UnmarshalWithOptions(data, &file, yaml.Strict()); err != nil {
-		return nil, fmt.Errorf("load users from %s: %s", path, yaml.FormatError(err, false, true))
+		return nil, fmt.Errorf("load users from %s: %s", path, yaml.FormatError(err, false, false))
 	}
 	u, err := NewUsers(file.Users)
 	if err != nil {

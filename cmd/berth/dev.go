@@ -10,7 +10,7 @@ import (
 
 // devCmd runs a whole fleet.
 type devCmd struct {
-	Regions   []string      `default:"us-east-1,eu-west-1,ap-southeast-1" placeholder:"a,b,c" help:"Regions to run; one alone needs no hub."`
+	Regions   []string      `default:"us-east-1,eu-west-1,ap-southeast-1" placeholder:"a,b,c" help:"Regions to run; one alone needs no hub (default: ${default})."`
 	Servers   int           `default:"2" help:"Demo servers in each region."`
 	BasePort  int           `default:"7070" help:"First of the ports on loopback; 0: any free ones."`
 	Dir       string        `type:"path" placeholder:"DIR" help:"Directory that keeps the state (default: a temporary one, removed at the end)."`

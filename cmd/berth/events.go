@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -19,7 +21,10 @@ type eventsCmd struct {
 	JSON   bool     `name:"json" help:"Print each event as one line of JSON: subject and event."`
 }
 
-// quietKinds are printed unless others are asked for: the rest is too many to read.
+// loudKinds are printed only if asked for: they are too many to read.
+func loudKinds() []string { return []string{"heartbeat", "load", "view"} }
+
+// quietKinds are printed unless others are asked for.
 func quietKinds() []string {
 	return []string{"server", "region", "decision", "session", "lock", "revoked", "report"}
 }
@@ -57,16 +62,17 @@ func (c *eventsCmd) subjects() ([]string, error) {
 	if len(kinds) == 0 {
 		kinds = quietKinds()
 	}
-	if c.Region != "" && !events.ValidToken(c.Region) {
-		return nil, fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", c.Region, events.MaxToken)
+	if c.Region != "" {
+		if err := checkName("region", c.Region); err != nil {
+			return nil, err
+		}
 	}
 	var list []string
 	for _, kind := range kinds {
-		filter := events.Subject{Kind: events.Kind(kind), Region: c.Region}.Filter()
-		if kind == string(events.KindRPC) || filter == events.Prefix+kind {
-			return nil, fmt.Errorf("unknown kind %q; known are heartbeat, load, view, server, region, decision, session, lock, revoked, report", kind)
+		if known := slices.Concat(loudKinds(), quietKinds()); !slices.Contains(known, kind) {
+			return nil, fmt.Errorf("unknown kind %q; known are %s", kind, strings.Join(known, ", "))
 		}
-		list = append(list, filter)
+		list = append(list, events.Subject{Kind: events.Kind(kind), Region: c.Region}.Filter())
 	}
 	return list, nil
 }

@@ -33,7 +33,7 @@ type cli struct {
 
 // program is what every command gets: the streams to use instead of the process's own.
 type program struct {
-	ctx            context.Context //nolint:containedctx // a command lives as long as this
+	ctx            context.Context // a command lives as long as this
 	stdout, stderr io.Writer
 	stdin          io.Reader
 	log            *slog.Logger
@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	parser, err := kong.New(&c,
 		kong.Name("berth"), kong.Description("Locks each client of a multi-region API to one regional server, and moves it only when that is safe."),
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exit = code }),
-		kong.Configuration(loadSettings), kong.UsageOnError(), kong.DefaultEnvars("BERTH"),
+		kong.Configuration(loadSettings), kong.DefaultEnvars("BERTH"),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 	)
 	if err != nil {
@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exit
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "berth: %v\n", err)
+		fmt.Fprintf(stderr, "berth: %v; see: %s\n", err, helpFor(err))
 		return 2
 	}
 	level := slog.LevelWarn
@@ -82,4 +82,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 1
 	}
 	return 0
+}
+
+// helpFor returns the command that explains what a wrong call should have been.
+func helpFor(err error) string {
+	var wrong *kong.ParseError
+	if errors.As(err, &wrong) && wrong.Context != nil && wrong.Context.Selected() != nil {
+		return "berth " + wrong.Context.Selected().Path() + " --help"
+	}
+	return "berth --help"
 }

@@ -19,8 +19,9 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-// asBerth makes the test binary, and every process that it starts, the berth program.
-const asBerth = "BERTH_TEST_AS_BERTH"
+// asBerth makes the test binary, and every process that it starts, the berth program. It is no BERTH_ variable: berth dev
+// keeps those from its children.
+const asBerth = "TEST_AS_BERTH"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asBerth) != "" {

@@ -37,10 +37,18 @@ func (f natsFlags) config(p *program, role, region string) (jetstream.Config, er
 
 // service returns what Dial needs for a service, which waits for NATS instead of failing.
 func (f natsFlags) service(p *program, role, region string) (jetstream.Config, error) {
-	if !events.ValidToken(region) {
-		return jetstream.Config{}, fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", region, events.MaxToken)
+	if err := checkName("region", region); err != nil {
+		return jetstream.Config{}, err
 	}
 	c, err := f.config(p, role, region)
 	c.Wait = true
 	return c, err
+}
+
+// checkName refuses a name that cannot stand in a subject.
+func checkName(what, name string) error {
+	if !events.ValidToken(name) {
+		return fmt.Errorf("%s %q: want 1 to %d of a-z 0-9 - _", what, name, events.MaxToken)
+	}
+	return nil
 }

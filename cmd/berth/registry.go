@@ -11,7 +11,7 @@ import (
 type registryCmd struct {
 	natsFlags
 	Region   string `required:"" placeholder:"NAME" help:"Region to watch; the JetStream domain of its NATS."`
-	Admin    string `default:"127.0.0.1:9201" placeholder:"HOST:PORT" help:"Where /readyz, /metrics and the view are served to operators; empty: nowhere."`
+	Admin    string `default:"127.0.0.1:9201" placeholder:"HOST:PORT" help:"Where /readyz, /metrics and the view are served to operators; empty: nowhere (default: ${default})."`
 	Replicas int    `placeholder:"N" help:"NATS nodes that hold each stream: 1, 3 or 5 (default: what is there, else 1)."`
 }
 
@@ -23,6 +23,11 @@ func (c *registryCmd) Run(p *program) error {
 	}
 	return service.RunRegistry(p.ctx, service.RegistryConfig{
 		NATS: cfg, Topology: jetstream.Topology{Replicas: c.Replicas}, Admin: c.Admin, Log: p.log,
-		Ready: func(admin string) { fmt.Fprintf(p.stdout, "admin on %s\n", admin) },
+		Ready: func(admin string) {
+			if admin != "" {
+				fmt.Fprintf(p.stdout, "admin on %s\n", admin)
+			}
+			fmt.Fprintf(p.stdout, "watching %s\n", c.Region)
+		},
 	})
 }

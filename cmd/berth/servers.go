@@ -3,14 +3,18 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/registry"
 )
 
 // serversCmd lists the view of a region.
@@ -51,7 +55,10 @@ func (c *serversCmd) Run(p *program) error {
 // read returns the servers, sorted by region and id.
 func (c *serversCmd) read(ctx context.Context, conn *jetstream.Conn) ([]events.Server, error) {
 	entries, err := conn.Servers().Load(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, natsjs.ErrStreamNotFound):
+		return nil, fmt.Errorf("region %s has no bucket %s yet; start one with: berth registry --region %s", conn.Region(), registry.Bucket, conn.Region())
+	case err != nil:
 		return nil, err
 	}
 	list := []events.Server{}
@@ -59,7 +66,7 @@ func (c *serversCmd) read(ctx context.Context, conn *jetstream.Conn) ([]events.S
 	for _, e := range entries {
 		var s events.Server
 		if err := json.Unmarshal(e.Value, &s); err != nil {
-			return nil, fmt.Errorf("read %s of berth_servers: %w", e.Key, err)
+			return nil, fmt.Errorf("read %s of %s: %w", e.Key, registry.Bucket, err)
 		}
 		regions[s.Region] = true
 		if c.Region == "" || s.Region == c.Region {
@@ -73,10 +80,12 @@ func (c *serversCmd) read(ctx context.Context, conn *jetstream.Conn) ([]events.S
 	return list, nil
 }
 
+// table prints what the bucket holds. A value that does not change is written again only every half minute or so, hence
+// the column that says as of when it is.
 func (c *serversCmd) table(p *program, region string, list []events.Server) error {
 	now := time.Now()
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tSEEN\tURL\n")
+	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tAS OF\tURL\n")
 	for _, s := range list {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.0f %%\t%s ago\t%s\n", s.Server, s.Region, s.State, s.Reason,
 			age(now, s.Since), s.Load.Sessions, s.Capacity, 100*s.Load.Utilisation, age(now, s.SeenAt), s.URL)

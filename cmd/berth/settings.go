@@ -31,7 +31,8 @@ func loadSettings(r io.Reader) (kong.Resolver, error) {
 	}
 	file, err := parser.ParseBytes(data, 0)
 	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
+		line, _, _ := strings.Cut(err.Error(), "\n") // the rest is an excerpt of the file
+		return nil, fmt.Errorf("read configuration: %s", line)
 	}
 	s := settings{}
 	for _, doc := range file.Docs {
@@ -88,7 +89,7 @@ func text(n ast.Node) (string, error) {
 func (s settings) Validate(app *kong.Application) error {
 	var known []string
 	_ = kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
-		if flag, ok := node.(*kong.Flag); ok {
+		if flag, ok := node.(*kong.Flag); ok && !flag.Hidden {
 			known = append(known, flag.Name)
 		}
 		return next(nil)

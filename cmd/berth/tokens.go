@@ -12,15 +12,15 @@ import (
 type tokensCmd struct {
 	natsFlags
 	Region        string        `required:"" placeholder:"NAME" help:"Region to serve; the JetStream domain of its NATS."`
-	Listen        string        `default:"127.0.0.1:9300" placeholder:"HOST:PORT" help:"Where clients are served."`
-	Admin         string        `default:"127.0.0.1:9301" placeholder:"HOST:PORT" help:"Where /readyz, /metrics and the view are served to operators; empty: nowhere."`
+	Listen        string        `default:"127.0.0.1:9300" placeholder:"HOST:PORT" help:"Where clients are served (default: ${default})."`
+	Admin         string        `default:"127.0.0.1:9301" placeholder:"HOST:PORT" help:"Where /readyz, /metrics and the view are served to operators; empty: nowhere (default: ${default})."`
 	Issuer        string        `required:"" placeholder:"URL" help:"The global URL, the same in all regions: claim iss of the tokens."`
 	Audience      string        `placeholder:"NAME" help:"Claim aud of the tokens (default: the issuer)."`
 	KeyFile       string        `required:"" placeholder:"FILE" help:"Private keys of the region (make one with: berth keys generate); mode 0600."`
 	UsersFile     string        `placeholder:"FILE" help:"Users that may log in with a password (default: none)."`
 	AccessTTL     time.Duration `default:"2m" placeholder:"2m" help:"Life of access tokens, 1 to 5 min."`
-	RefreshTTL    time.Duration `default:"336h" placeholder:"336h" help:"Life of refresh tokens, 7 to 30 days."`
-	Policy        string        `default:"spread" placeholder:"NAME" help:"Placement policy: spread, lowest-load or literal."`
+	RefreshTTL    time.Duration `default:"336h" placeholder:"336h" help:"Life of refresh tokens, 7 to 30 days: 168h to 720h."`
+	Policy        string        `default:"spread" placeholder:"NAME" help:"Placement policy: spread, lowest-load or literal (default: ${default})."`
 	Replicas      int           `placeholder:"N" help:"NATS nodes that hold each stream: 1, 3 or 5 (default: what is there, else 1)."`
 	TrustLocation bool          `help:"Believe the header X-Berth-Client-Location, which anybody can write: for development."`
 }
@@ -36,7 +36,10 @@ func (c *tokensCmd) Run(p *program) error {
 		Issuer: c.Issuer, Audience: c.Audience, KeyFile: c.KeyFile, UsersFile: c.UsersFile,
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Policy: c.Policy, TrustLocation: c.TrustLocation, Log: p.log,
 		Ready: func(url, admin string) {
-			fmt.Fprintf(p.stdout, "admin on %s\nserving on %s\n", admin, url)
+			if admin != "" {
+				fmt.Fprintf(p.stdout, "admin on %s\n", admin)
+			}
+			fmt.Fprintf(p.stdout, "serving on %s\n", url)
 		},
 	})
 }

@@ -78,10 +78,6 @@ func tour(text string) []tourStep {
 func runTour(t *testing.T, dir, global string, steps []tourStep) []string {
 	t.Helper()
 	const mark = "==== end of step ===="
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +94,7 @@ func runTour(t *testing.T, dir, global string, steps []tourStep) []string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "ROOT="+root)
+	cmd.Env = append(os.Environ(), "no_proxy=127.0.0.1") // of the machine that CI runs on
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil || errs.Len() > 0 {

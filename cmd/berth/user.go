@@ -37,9 +37,11 @@ func (c *userHashCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	entry, err := yaml.Marshal(map[string]any{"users": []tokens.User{{
-		Username: c.Username, PasswordHash: hash, Org: c.Org, Scope: c.Scope,
-	}}})
+	user := tokens.User{Username: c.Username, PasswordHash: hash, Org: c.Org, Scope: c.Scope}
+	if _, err := tokens.NewUsers([]tokens.User{user}); err != nil {
+		return err
+	}
+	entry, err := yaml.Marshal(map[string]any{"users": []tokens.User{user}})
 	if err != nil {
 		return fmt.Errorf("encode user: %w", err)
 	}

@@ -4,11 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"time"
 
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
@@ -39,14 +36,11 @@ type Config struct {
 	Log   *slog.Logger
 }
 
-// closeTimeout bounds the flush of the connection at the end, which carries the goodbye.
-const closeTimeout = time.Second
-
 // Run serves until ctx ends; then it says goodbye and finishes what is in flight.
 func Run(ctx context.Context, c Config) (err error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Listen)
+	listener, err := service.Listen(ctx, c.Listen)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", c.Listen, err)
+		return err
 	}
 	defer func() { _ = listener.Close() }() // closed already where it was served
 	c.URL = cmp.Or(c.URL, service.URL(listener))
@@ -55,11 +49,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		err = errors.Join(err, conn.Close(stop))
-	}()
+	defer func() { err = errors.Join(err, service.Close(ctx, conn)) }()
 	orders, err := openOrders(ctx, conn.JetStream())
 	if err != nil {
 		return err

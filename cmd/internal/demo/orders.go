@@ -50,7 +50,7 @@ type shop struct {
 	log            *slog.Logger
 }
 
-// Routes returns the API. All of it wants the lock's claims in the context.
+// routes returns the API. All of it wants the lock's claims in the context.
 func (s *shop) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/cart", s.cart)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,7 +45,8 @@ type child struct {
 // readyPrefix begins the line by which a child says that it serves.
 const readyPrefix = "serving on "
 
-// start runs the process. It does not wait until it serves.
+// start runs the process. It does not wait until it serves. Settings of the environment are
+// the fleet's: the child gets its own as flags, and a BERTH_URL, say, would be that of all.
 func (c *child) start(ctx context.Context) error {
 	f := c.fleet
 	args := append([]string{}, f.cfg.Args...)
@@ -53,7 +55,9 @@ func (c *child) start(ctx context.Context) error {
 		"--listen", f.cfg.address(c.port), "--location", c.region.at.String(),
 		"--issuer", service.URL(f.front), "--with-parent")
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), f.cfg.Program, args...)
-	cmd.Env = append(os.Environ(), "BERTH_NATS=", "NATS_URL=")
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "BERTH_") || strings.HasPrefix(variable, "NATS_URL=")
+	})
 	cmd.Stderr = f.cfg.Stderr
 	cmd.SysProcAttr = ownGroup()
 	if _, err := cmd.StdinPipe(); err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/berthhq/berth/cmd/internal/service"
 	"github.com/berthhq/berth/jetstream/embedded"
 )
 
@@ -129,8 +130,8 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	// The front's port is held from the start: its URL is the issuer of every token.
-	if f.front, err = listen(ctx, c.address(c.port(portFront))); err != nil {
-		return err
+	if f.front, err = service.Listen(ctx, c.address(c.port(portFront))); err != nil {
+		return fmt.Errorf("%w; another port: --base-port, 0 for any free ones", err)
 	}
 	defer func() { _ = f.front.Close() }() // closed already where it was served
 	hub, err := f.startNATS(ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -39,7 +38,7 @@ func (f *fleet) startNATS(ctx context.Context) (*embedded.Hub, error) {
 			return hub, err
 		}
 		if err := nats.Start(ctx); err != nil {
-			return hub, fmt.Errorf("start nats of %s: %w", p.name, err)
+			return hub, err
 		}
 		f.regions = append(f.regions, &region{place: p, nats: nats})
 	}
@@ -201,12 +200,4 @@ func ensureKey(path string) error {
 		return nil
 	}
 	return tokens.GenerateKey(path)
-}
-
-func listen(ctx context.Context, address string) (net.Listener, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", address, err)
-	}
-	return l, nil
 }

@@ -69,7 +69,7 @@ func serveAdmin(ctx context.Context, address string, a admin, started func(url s
 		<-ctx.Done()
 		return nil
 	}
-	l, err := listen(ctx, address)
+	l, err := Listen(ctx, address)
 	if err != nil {
 		return err
 	}

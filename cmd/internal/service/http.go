@@ -21,10 +21,13 @@ const (
 	drainTimeout      = 2 * time.Second
 )
 
-// listen opens a TCP port, with a clear error if it is taken.
-func listen(ctx context.Context, address string) (net.Listener, error) {
+// Listen opens a TCP port.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			err = op.Err // the rest names the address again
+		}
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
 	return l, nil

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -37,7 +38,7 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeConn(ctx, conn)) }()
+	defer func() { err = errors.Join(err, Close(ctx, conn)) }()
 	metrics := prometheus.NewRegistry()
 	heartbeats, err := conn.Heartbeats(strings.ToLower(ulid.Make().String()))
 	if err != nil {
@@ -68,19 +69,24 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	return g.Wait()
 }
 
-// connect dials and makes the region's streams and buckets.
+// connect dials and makes the region's streams and buckets. What is wrong with the topology it says before it waits for
+// NATS.
 func connect(ctx context.Context, c jetstream.Config, t jetstream.Topology) (*jetstream.Conn, error) {
+	if err := t.Validate(); err != nil {
+		return nil, fmt.Errorf("configure streams: %w", err)
+	}
 	conn, err := jetstream.Dial(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	if err := conn.Provision(ctx, t); err != nil {
-		return nil, errors.Join(err, closeConn(ctx, conn))
+		return nil, errors.Join(err, Close(ctx, conn))
 	}
 	return conn, nil
 }
 
-func closeConn(ctx context.Context, conn *jetstream.Conn) error {
+// Close flushes and ends a connection, for which it does not take long, whether ctx has ended or not.
+func Close(ctx context.Context, conn *jetstream.Conn) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return conn.Close(stop)

@@ -53,7 +53,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	l, err := listen(ctx, c.Listen)
+	l, err := Listen(ctx, c.Listen)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeConn(ctx, conn)) }()
+	defer func() { err = errors.Join(err, Close(ctx, conn)) }()
 	metrics := prometheus.NewRegistry()
 	follower := registry.NewFollower(conn, nil, c.Log)
 	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = follower.View, conn.Records(), conn, conn.Caller(), conn.Keys()
