@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -28,9 +29,7 @@ func (m mint) access(r *sessions.Record, keys *Keyring) (string, error) {
 		fallbacks[i] = f.URL
 	}
 	return sign(keys, a.KID, api.TypeAccess, &api.AccessClaims{
-		Issuer: m.issuer, Subject: r.Subject, Audience: m.audience,
-		ExpiresAt: a.AccessExp.Unix(), IssuedAt: a.IssuedAt.Unix(), ID: tokenID(r, "a"),
-		ClientID: r.ClientID, SessionID: r.Session, Org: r.Org, Scope: r.Scope,
+		SessionClaims: m.session(r, "a", a.AccessExp),
 		Lock: api.Lock{
 			ServerID: a.Server, ServerURL: a.URL, Region: a.Region,
 			Epoch: r.Epoch.Number, EpochRegion: r.Epoch.Region,
@@ -43,12 +42,19 @@ func (m mint) access(r *sessions.Record, keys *Keyring) (string, error) {
 func (m mint) refresh(r *sessions.Record, keys *Keyring) (string, error) {
 	a := &r.Answer
 	return sign(keys, a.KID, api.TypeRefresh, &api.RefreshClaims{
-		Issuer: m.issuer, Subject: r.Subject, Audience: m.audience,
-		ExpiresAt: a.RefreshExp.Unix(), IssuedAt: a.IssuedAt.Unix(), ID: tokenID(r, "r"),
-		ClientID: r.ClientID, SessionID: r.Session, Org: r.Org, Scope: r.Scope,
-		Jurisdiction: r.Jurisdiction, Epoch: r.Epoch.Number, EpochRegion: r.Epoch.Region,
+		SessionClaims: m.session(r, "r", a.RefreshExp),
+		Jurisdiction:  r.Jurisdiction, Epoch: r.Epoch.Number, EpochRegion: r.Epoch.Region,
 		Generation: r.Gen, SessionStarted: r.StartedAt.Unix(), Own: r.Claims,
 	})
+}
+
+// session returns what both tokens say.
+func (m mint) session(r *sessions.Record, kind string, expires time.Time) api.SessionClaims {
+	return api.SessionClaims{
+		Issuer: m.issuer, Subject: r.Subject, Audience: m.audience,
+		ExpiresAt: expires.Unix(), IssuedAt: r.Answer.IssuedAt.Unix(), ID: tokenID(r, kind),
+		ClientID: r.ClientID, SessionID: r.Session, Org: r.Org, Scope: r.Scope,
+	}
 }
 
 // tokenID returns the claim jti: <session>.<epoch>.<generation>.<a|r>.

@@ -197,10 +197,16 @@ func record(t *testing.T, ready dev.Ready, claims api.RefreshClaims) sessions.Re
 func TestDevStops(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
+	// What is set for some other berth command is not the demo servers'.
+	t.Setenv("BERTH_URL", "http://127.0.0.1:9")
+	t.Setenv("BERTH_CAPACITY", "none")
 	p, ready := startDev(t, "--regions", "eu-west-1,us-east-1", "--servers", "1")
 	left, err := os.ReadDir(tmp)
 	if err != nil || !hasDev(left) {
 		t.Fatalf("no temporary directory while it runs: %v, %v", left, err)
+	}
+	if url := ready.Regions[0].Servers[0].URL; url == "http://127.0.0.1:9" {
+		t.Errorf("a demo server took BERTH_URL for its own")
 	}
 	began := time.Now()
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {

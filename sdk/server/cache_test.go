@@ -12,7 +12,7 @@ import (
 var cacheNow = time.Unix(1_800_000_000, 0)
 
 func entry(token string, generation uint64, exp time.Time) verified {
-	return verified{token: token, generation: generation, claims: &api.AccessClaims{ExpiresAt: exp.Unix()}, session: &session{}}
+	return verified{token: token, generation: generation, claims: &api.AccessClaims{SessionClaims: api.SessionClaims{ExpiresAt: exp.Unix()}}, session: &session{}}
 }
 
 func TestCacheHitsOnlyTheWholeToken(t *testing.T) {

@@ -80,8 +80,10 @@ func (s *signer) access(t testing.TB, change ...func(*api.AccessClaims)) string 
 func goodClaims(change ...func(*api.AccessClaims)) *api.AccessClaims {
 	now := time.Now()
 	c := &api.AccessClaims{
-		Issuer: issuer, Subject: "ada", Audience: api.Audience{issuer}, ID: "t-1", ClientID: "shop",
-		IssuedAt: now.Unix(), ExpiresAt: now.Add(2 * time.Minute).Unix(), SessionID: "session-1", Scope: "orders",
+		SessionClaims: api.SessionClaims{
+			Issuer: issuer, Subject: "ada", Audience: api.Audience{issuer}, ID: "t-1", ClientID: "shop",
+			IssuedAt: now.Unix(), ExpiresAt: now.Add(2 * time.Minute).Unix(), SessionID: "session-1", Scope: "orders",
+		},
 		Lock:      api.Lock{ServerID: self, ServerURL: "https://a.example.com", Region: region, Epoch: 1, EpochRegion: region},
 		Fallbacks: []string{"https://b.example.com"}, Own: map[string]any{"tier": "gold"},
 	}

@@ -112,9 +112,11 @@ func bearer(token string) []string { return []string{"Authorization", "Bearer " 
 func refreshClaims() *api.RefreshClaims {
 	now := time.Now()
 	return &api.RefreshClaims{
-		Issuer: issuer, Subject: "ada", Audience: api.Audience{issuer}, ID: "r-1", ClientID: "shop",
-		IssuedAt: now.Unix(), ExpiresAt: now.Add(time.Hour).Unix(), SessionID: "session-1", Jurisdiction: "global",
-		Epoch: 1, EpochRegion: region, Generation: 1, SessionStarted: now.Unix(),
+		SessionClaims: api.SessionClaims{
+			Issuer: issuer, Subject: "ada", Audience: api.Audience{issuer}, ID: "r-1", ClientID: "shop",
+			IssuedAt: now.Unix(), ExpiresAt: now.Add(time.Hour).Unix(), SessionID: "session-1",
+		},
+		Jurisdiction: "global", Epoch: 1, EpochRegion: region, Generation: 1, SessionStarted: now.Unix(),
 	}
 }
 

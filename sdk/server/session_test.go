@@ -16,7 +16,7 @@ import (
 const own = "eu-west-1-a"
 
 func claimsAt(session string, epoch events.Epoch, server string, exp time.Time) *api.AccessClaims {
-	return &api.AccessClaims{SessionID: session, ExpiresAt: exp.Unix(), Lock: api.Lock{
+	return &api.AccessClaims{SessionClaims: api.SessionClaims{SessionID: session, ExpiresAt: exp.Unix()}, Lock: api.Lock{
 		ServerID: server, ServerURL: "https://" + server, Region: epoch.Region, Epoch: epoch.Number, EpochRegion: epoch.Region,
 	}}
 }

@@ -73,8 +73,10 @@ func problem(e *api.Error) *api.Problem {
 
 func accessClaims() *api.AccessClaims {
 	return &api.AccessClaims{
-		Issuer: "https://berth.example.com", Subject: "alice", Audience: api.Audience{"api"}, ExpiresAt: 1795257120, IssuedAt: 1795257000,
-		ID: "j-1", ClientID: "web", SessionID: "01k9zj4q8r5t6v7w8x9y0z1a2c", Org: "acme", Scope: "read write",
+		SessionClaims: api.SessionClaims{
+			Issuer: "https://berth.example.com", Subject: "alice", Audience: api.Audience{"api"}, ExpiresAt: 1795257120, IssuedAt: 1795257000,
+			ID: "j-1", ClientID: "web", SessionID: "01k9zj4q8r5t6v7w8x9y0z1a2c", Org: "acme", Scope: "read write",
+		},
 		Lock: api.Lock{
 			ServerID: "eu-west-1-b", ServerURL: "https://b.eu.example.com", Region: "eu-west-1", Epoch: 3, EpochRegion: "eu-west-1",
 		},
@@ -84,9 +86,11 @@ func accessClaims() *api.AccessClaims {
 
 func refreshClaims() *api.RefreshClaims {
 	return &api.RefreshClaims{
-		Issuer: "https://berth.example.com", Subject: "alice", Audience: api.Audience{"api", "berth"}, ExpiresAt: 1796466600, IssuedAt: 1795257000,
-		ID: "j-2", ClientID: "web", SessionID: "01k9zj4q8r5t6v7w8x9y0z1a2c", Org: "acme", Scope: "read write", Jurisdiction: "global",
-		Epoch: 3, EpochRegion: "eu-west-1", Generation: 8, SessionStarted: 1795250000, Own: map[string]any{"tenant": "t1", "admin": true},
+		SessionClaims: api.SessionClaims{
+			Issuer: "https://berth.example.com", Subject: "alice", Audience: api.Audience{"api", "berth"}, ExpiresAt: 1796466600, IssuedAt: 1795257000,
+			ID: "j-2", ClientID: "web", SessionID: "01k9zj4q8r5t6v7w8x9y0z1a2c", Org: "acme", Scope: "read write",
+		},
+		Jurisdiction: "global", Epoch: 3, EpochRegion: "eu-west-1", Generation: 8, SessionStarted: 1795250000, Own: map[string]any{"tenant": "t1", "admin": true},
 	}
 }
 

@@ -24,8 +24,8 @@ type Lock struct {
 	EpochRegion string `json:"lock_region"`
 }
 
-// AccessClaims are the claims of an access token. Own holds the application's.
-type AccessClaims struct {
+// SessionClaims are what both tokens of a session say of it.
+type SessionClaims struct {
 	Issuer    string   `json:"iss"`
 	Subject   string   `json:"sub"`
 	Audience  Audience `json:"aud"`
@@ -36,6 +36,11 @@ type AccessClaims struct {
 	SessionID string   `json:"sid"`
 	Org       string   `json:"org,omitempty"`
 	Scope     string   `json:"scope,omitempty"`
+}
+
+// AccessClaims are the claims of an access token.
+type AccessClaims struct {
+	SessionClaims
 	Lock
 	// Fallbacks are base URLs of token paths in other regions, best first.
 	Fallbacks []string `json:"fallbacks"`
@@ -45,17 +50,8 @@ type AccessClaims struct {
 
 // RefreshClaims are the claims of a refresh token: enough to rebuild the session's record.
 type RefreshClaims struct {
-	Issuer       string   `json:"iss"`
-	Subject      string   `json:"sub"`
-	Audience     Audience `json:"aud"`
-	ExpiresAt    int64    `json:"exp"`
-	IssuedAt     int64    `json:"iat"`
-	ID           string   `json:"jti"`
-	ClientID     string   `json:"client_id"`
-	SessionID    string   `json:"sid"`
-	Org          string   `json:"org,omitempty"`
-	Scope        string   `json:"scope,omitempty"`
-	Jurisdiction string   `json:"jurisdiction"`
+	SessionClaims
+	Jurisdiction string `json:"jurisdiction"`
 	// Epoch, EpochRegion and Generation are the token's place in its session's line.
 	Epoch       uint64 `json:"lock_epoch"`
 	EpochRegion string `json:"lock_region"`
@@ -154,10 +150,7 @@ func (c *AccessClaims) UnmarshalJSON(data []byte) error {
 }
 
 // Expiry returns the claim exp as a time.
-func (c *AccessClaims) Expiry() time.Time { return time.Unix(c.ExpiresAt, 0) }
-
-// Expiry returns the claim exp as a time.
-func (c *RefreshClaims) Expiry() time.Time { return time.Unix(c.ExpiresAt, 0) }
+func (c *SessionClaims) Expiry() time.Time { return time.Unix(c.ExpiresAt, 0) }
 
 // The methods of jwt.Claims, for the parser.
 
@@ -169,45 +162,23 @@ func numeric(unix int64) *jwt.NumericDate {
 }
 
 // GetExpirationTime implements jwt.Claims.
-func (c *AccessClaims) GetExpirationTime() (*jwt.NumericDate, error) {
+func (c *SessionClaims) GetExpirationTime() (*jwt.NumericDate, error) {
 	return numeric(c.ExpiresAt), nil
 }
 
 // GetIssuedAt implements jwt.Claims.
-func (c *AccessClaims) GetIssuedAt() (*jwt.NumericDate, error) { return numeric(c.IssuedAt), nil }
+func (c *SessionClaims) GetIssuedAt() (*jwt.NumericDate, error) { return numeric(c.IssuedAt), nil }
 
 // GetNotBefore implements jwt.Claims; berth sets no nbf.
-func (c *AccessClaims) GetNotBefore() (*jwt.NumericDate, error) { return nil, nil }
+func (c *SessionClaims) GetNotBefore() (*jwt.NumericDate, error) { return nil, nil }
 
 // GetIssuer implements jwt.Claims.
-func (c *AccessClaims) GetIssuer() (string, error) { return c.Issuer, nil }
+func (c *SessionClaims) GetIssuer() (string, error) { return c.Issuer, nil }
 
 // GetSubject implements jwt.Claims.
-func (c *AccessClaims) GetSubject() (string, error) { return c.Subject, nil }
+func (c *SessionClaims) GetSubject() (string, error) { return c.Subject, nil }
 
 // GetAudience implements jwt.Claims.
-func (c *AccessClaims) GetAudience() (jwt.ClaimStrings, error) {
-	return jwt.ClaimStrings(c.Audience), nil
-}
-
-// GetExpirationTime implements jwt.Claims.
-func (c *RefreshClaims) GetExpirationTime() (*jwt.NumericDate, error) {
-	return numeric(c.ExpiresAt), nil
-}
-
-// GetIssuedAt implements jwt.Claims.
-func (c *RefreshClaims) GetIssuedAt() (*jwt.NumericDate, error) { return numeric(c.IssuedAt), nil }
-
-// GetNotBefore implements jwt.Claims; berth sets no nbf.
-func (c *RefreshClaims) GetNotBefore() (*jwt.NumericDate, error) { return nil, nil }
-
-// GetIssuer implements jwt.Claims.
-func (c *RefreshClaims) GetIssuer() (string, error) { return c.Issuer, nil }
-
-// GetSubject implements jwt.Claims.
-func (c *RefreshClaims) GetSubject() (string, error) { return c.Subject, nil }
-
-// GetAudience implements jwt.Claims.
-func (c *RefreshClaims) GetAudience() (jwt.ClaimStrings, error) {
+func (c *SessionClaims) GetAudience() (jwt.ClaimStrings, error) {
 	return jwt.ClaimStrings(c.Audience), nil
 }

@@ -39,10 +39,14 @@ type Ready struct {
 
 // ReadyRegion is one region of the ready file.
 type ReadyRegion struct {
-	Region    string        `json:"region"`
-	NATSURL   string        `json:"natsUrl"`
-	TokensURL string        `json:"tokensUrl"`
-	Servers   []ReadyServer `json:"servers"`
+	Region    string `json:"region"`
+	NATSURL   string `json:"natsUrl"`
+	TokensURL string `json:"tokensUrl"`
+	// AdminURL serves /readyz, /metrics and the view of the token service, RegistryURL the
+	// registry's.
+	AdminURL    string        `json:"adminUrl"`
+	RegistryURL string        `json:"registryUrl"`
+	Servers     []ReadyServer `json:"servers"`
 }
 
 // ReadyServer is one demo server of the ready file.
@@ -80,7 +84,7 @@ func writeUsers(dir string) (string, error) {
 func (f *fleet) ready() Ready {
 	r := Ready{GlobalURL: service.URL(f.front), Users: users()}
 	for _, region := range f.regions {
-		rr := ReadyRegion{Region: region.name, NATSURL: region.nats.ClientURL(), TokensURL: region.tokens}
+		rr := ReadyRegion{Region: region.name, NATSURL: region.nats.ClientURL(), TokensURL: region.tokens, AdminURL: region.admin, RegistryURL: region.registry}
 		for _, s := range region.servers {
 			url, pid := s.state()
 			rr.Servers = append(rr.Servers, ReadyServer{ID: s.id, URL: url, PID: pid})
@@ -212,6 +216,8 @@ func (r Ready) print(w io.Writer) error {
 	for _, region := range r.Regions {
 		fmt.Fprintf(t, "%s\tnats\t%s\t\n", region.Region, region.NATSURL)
 		fmt.Fprintf(t, "\ttokens\t%s\t\n", region.TokensURL)
+		fmt.Fprintf(t, "\ttokens admin\t%s\t\n", region.AdminURL)
+		fmt.Fprintf(t, "\tregistry admin\t%s\t\n", region.RegistryURL)
 		for _, s := range region.Servers {
 			fmt.Fprintf(t, "\t%s\t%s\t%d\n", s.ID, s.URL, s.PID)
 		}

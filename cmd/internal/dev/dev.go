@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/service"
@@ -53,6 +54,11 @@ func (c *Config) validate() error {
 		return fmt.Errorf("base port %d: want 0, or a port with room for %d", c.BasePort, c.ports())
 	case c.Restart < 0:
 		return fmt.Errorf("restart %s: want at least 0", c.Restart)
+	case c.ReadyFile != "":
+		// Said now, not once the whole fleet is up.
+		if info, err := os.Stat(filepath.Dir(c.ReadyFile)); err != nil || !info.IsDir() {
+			return fmt.Errorf("ready file %s: its directory does not exist", c.ReadyFile)
+		}
 	}
 	return nil
 }
@@ -106,7 +112,9 @@ type region struct {
 	nats *embedded.Region
 	// tokens and admin are the URLs of the token service and of its admin listener.
 	tokens, admin string
-	servers       []*child
+	// registry is the URL of the registry's admin listener.
+	registry string
+	servers  []*child
 }
 
 // Run starts the fleet, prints its table, and serves until ctx ends; then it drains. It

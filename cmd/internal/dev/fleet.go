@@ -122,10 +122,10 @@ func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) err
 				Ready: func(url, admin string) { r.admin = admin; tokensReady <- url }, Log: f.cfg.Log,
 			})
 		})
-		if _, err := await(ctx, inner, registryReady); err != nil {
+		var err error
+		if r.registry, err = await(ctx, inner, registryReady); err != nil {
 			return fmt.Errorf("start registry of %s: %w", r.name, err)
 		}
-		var err error
 		if r.tokens, err = await(ctx, inner, tokensReady); err != nil {
 			return fmt.Errorf("start token service of %s: %w", r.name, err)
 		}

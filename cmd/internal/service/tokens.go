@@ -66,6 +66,9 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	defer func() { err = errors.Join(err, Close(ctx, conn)) }()
 	metrics := prometheus.NewRegistry()
 	follower := registry.NewFollower(conn, nil, c.Log)
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "berth_view_skipped_total", Help: "Values of berth_servers that are no servers.",
+	}, func() float64 { return float64(follower.Skipped()) }))
 	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = follower.View, conn.Records(), conn, conn.Caller(), conn.Keys()
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
