@@ -23,6 +23,9 @@ import (
 // keeps those from its children.
 const asBerth = "TEST_AS_BERTH"
 
+// prompt lets a program that was built with the race detector end at once, not after a second.
+const prompt = "GORACE=atexit_sleep_ms=0"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asBerth) != "" {
 		main()
@@ -38,7 +41,7 @@ func berth(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Env = append(os.Environ(), asBerth+"=1")
+	cmd.Env = append(os.Environ(), asBerth+"=1", prompt)
 	return cmd
 }
 

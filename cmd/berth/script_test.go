@@ -18,6 +18,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv(asBerth, "1")
+			env.Vars = append(env.Vars, prompt)
 			env.Setenv("BERTH", self)
 			return nil
 		},
