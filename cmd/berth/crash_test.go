@@ -171,7 +171,7 @@ func TestRegistriesTakeOver(t *testing.T) {
 	said(t, standby, "admin on ")
 	leads := func(p *process) bool {
 		_, body := client{t: t}.call("GET", said(t, p, "admin on ")+"/metrics", "", nil, nil)
-		return strings.Contains(body, "berth_registry_leads 1")
+		return strings.Contains(body, "\nberth_registry_leads 1\n")
 	}
 	takeOver := func(p *process, began time.Time) {
 		t.Helper()
