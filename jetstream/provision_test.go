@@ -64,6 +64,7 @@ func TestProvisionMakesTheContract(t *testing.T) {
 		"BERTH_VIEWS":       {"berth.v1.view.*", natsjs.FileStorage, false, -1, 24 * time.Hour, 4 << 30, true, false},
 		"KV_berth_servers":  {"$KV.berth_servers.>", natsjs.FileStorage, false, 1, 0, -1, true, true},
 		"KV_berth_sessions": {"$KV.berth_sessions.>", natsjs.FileStorage, false, 1, 0, -1, false, true},
+		"KV_berth_registry": {"$KV.berth_registry.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
 		"KV_berth_keys":     {"$KV.berth_keys.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -101,8 +102,8 @@ func TestProvisionByManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(configs(t, jetstreamtest.Dial(t, url))); n != 6 {
-		t.Errorf("%d streams, want 6", n)
+	if n := len(configs(t, jetstreamtest.Dial(t, url))); n != 7 {
+		t.Errorf("%d streams, want 7", n)
 	}
 }
 

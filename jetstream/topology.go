@@ -22,6 +22,7 @@ const (
 	BucketServers  = "berth_servers"
 	BucketSessions = "berth_sessions"
 	BucketKeys     = "berth_keys"
+	BucketRegistry = "berth_registry"
 )
 
 // Topology says how a region's streams and buckets are kept. Where a field is zero, a stream that exists keeps what it
@@ -102,6 +103,7 @@ func (t *Topology) streams(own string) []want {
 		t.bucket(BucketSessions, "Sessions that this region owns: <jurisdiction>.<session>, each kept to its end", func(c *natsjs.StreamConfig) {
 			c.AllowMsgTTL = true
 		}),
+		t.bucket(BucketRegistry, "Which registry of the region leads: the key lease", func(*natsjs.StreamConfig) {}),
 		t.bucket(BucketKeys, "Public keys of all regions, each under its id", func(*natsjs.StreamConfig) {}),
 	}
 }

@@ -14,6 +14,7 @@ var (
 	_ registry.Heartbeats = (*Heartbeats)(nil)
 	_ registry.Store      = (*Servers)(nil)
 	_ registry.Watcher    = (*Conn)(nil)
+	_ registry.LeaseStore = (*Lease)(nil)
 )
 
 // Servers is the bucket berth_servers as a registry writes it.

@@ -9,12 +9,14 @@ import (
 )
 
 // journal publishes what happens to servers and regions, in order, each event again until it
-// is stored. It never makes the registry wait.
+// is stored or this registry no longer leads. It never makes the registry wait.
 type journal struct {
 	bus     Bus
 	log     *slog.Logger
 	metrics *metrics
-	queue   chan entry
+	// leads reports whether this registry may publish. What it may not, the next leader tells.
+	leads func() bool
+	queue chan entry
 }
 
 // entry is an event on its way.
@@ -36,8 +38,8 @@ const (
 	drainLimit = time.Second
 )
 
-func newJournal(bus Bus, log *slog.Logger, m *metrics) *journal {
-	return &journal{bus: bus, log: log, metrics: m, queue: make(chan entry, maxJournal)}
+func newJournal(bus Bus, log *slog.Logger, m *metrics, leads func() bool) *journal {
+	return &journal{bus: bus, log: log, metrics: m, leads: leads, queue: make(chan entry, maxJournal)}
 }
 
 // say logs an event and hands it on. What does not fit is lost, and counted.
@@ -82,9 +84,10 @@ func (j *journal) drain(ctx context.Context) {
 	}
 }
 
-// publish tries until the event is stored, it is too old, or ctx ends.
+// publish tries until the event is stored, it is too old, this registry leads no more, or ctx
+// ends.
 func (j *journal) publish(ctx context.Context, e entry) {
-	for {
+	for j.leads() {
 		limited, cancel := context.WithTimeout(ctx, journalTimeout)
 		err := j.bus.Publish(limited, e.subject, e.data)
 		cancel()

@@ -17,6 +17,7 @@ type metrics struct {
 	updates    *prometheus.CounterVec
 	gaps       *prometheus.CounterVec
 	lost       prometheus.Counter
+	terms      prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -38,11 +39,27 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		updates: counters("view_updates_total", "View updates of the own region, by outcome.", "outcome"),
 		gaps:    counters("gaps_total", "Times that messages were missed: heartbeats and view updates by a lost or slow connection (own), or a view update of another region (update).", "source"),
 		lost:    counter("events_lost_total", "Events about servers and regions that could not be published."),
+		terms:   counter("terms_total", "Times that this registry began to lead."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.servers, m.probes, m.writes, m.updates, m.gaps, m.lost)
+		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.servers, m.probes, m.writes, m.updates, m.gaps, m.lost, m.terms)
 	}
 	return m
+}
+
+// leadership registers whether the registry leads, as of the moment of asking.
+func leadership(reg prometheus.Registerer, leads func() bool) {
+	if reg == nil {
+		return
+	}
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "berth_registry_leads", Help: "1 where this registry holds the lease of its region and writes, 0 where it stands by.",
+	}, func() float64 {
+		if leads() {
+			return 1
+		}
+		return 0
+	}))
 }
 
 // count sets how many servers of a region are in each state.

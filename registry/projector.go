@@ -37,12 +37,15 @@ type projector struct {
 	metrics *metrics
 	// counted is told of sequences of the own region that somebody else has written.
 	counted func(seq uint64)
-	wake    chan struct{}
+	// leads reports whether this registry may write.
+	leads func() bool
+	wake  chan struct{}
 
-	// mu guards wanted: what is to be written, nil for a key to remove. Of each key the
-	// newest is kept.
+	// mu guards wanted: what is to be written, nil for a key to remove, of each key the
+	// newest; and fresh: revisions that were read at an election, nil once they are taken.
 	mu     sync.Mutex
 	wanted map[string]*events.Server
+	fresh  map[string]uint64
 
 	// The fields below belong to run. revisions are those of the keys as last read or
 	// written; unsure says that somebody else has written, or the outcome of a write is not
@@ -51,31 +54,45 @@ type projector struct {
 	unsure    bool
 }
 
-func newProjector(region string, store Store, log *slog.Logger, m *metrics, counted func(uint64)) *projector {
+func newProjector(region string, store Store, log *slog.Logger, m *metrics, counted func(uint64), leads func() bool) *projector {
 	return &projector{
-		region: region, store: store, log: log, metrics: m, counted: counted, wake: make(chan struct{}, 1),
+		region: region, store: store, log: log, metrics: m, counted: counted, leads: leads, wake: make(chan struct{}, 1),
 		wanted: map[string]*events.Server{}, revisions: map[string]uint64{},
 	}
 }
 
-// load reads the bucket. A key whose value is no server is there to be overwritten.
-func (p *projector) load(ctx context.Context) ([]events.Server, error) {
+// read reads the bucket: its servers, and every key's revision. A key whose value is no server
+// is there to be overwritten.
+func (p *projector) read(ctx context.Context) ([]events.Server, map[string]uint64, error) {
 	entries, err := p.store.Load(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read view: %w", err)
+		return nil, nil, fmt.Errorf("read view: %w", err)
 	}
-	clear(p.revisions)
+	revisions := make(map[string]uint64, len(entries))
 	var servers []events.Server
 	for _, e := range entries {
 		if e.Deleted {
 			continue
 		}
-		p.revisions[e.Key] = e.Revision
+		revisions[e.Key] = e.Revision
 		if s, ok := decodeServer(e); ok {
 			servers = append(servers, *s)
 		}
 	}
-	p.unsure = false
+	return servers, revisions, nil
+}
+
+// elected reads the bucket at the beginning of a term. Only the newest value of each key is
+// wanted from then on, and of the former term none.
+func (p *projector) elected(ctx context.Context) ([]events.Server, error) {
+	servers, revisions, err := p.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fresh = revisions
+	clear(p.wanted)
 	return servers, nil
 }
 
@@ -134,9 +151,12 @@ func (p *projector) flush(ctx context.Context) error {
 	p.mu.Lock()
 	batch := p.wanted
 	p.wanted = make(map[string]*events.Server)
+	if p.fresh != nil {
+		p.revisions, p.fresh, p.unsure = p.fresh, nil, false
+	}
 	p.mu.Unlock()
-	if len(batch) == 0 {
-		return nil
+	if len(batch) == 0 || !p.leads() {
+		return nil // the next leader writes every value anew
 	}
 	if p.unsure {
 		if err := p.reload(ctx); err != nil {
@@ -188,10 +208,11 @@ func (p *projector) revision(mu *sync.Mutex, key string) uint64 {
 // its values are written over those of others; but where another registry of the region has
 // counted further, the count goes on from there.
 func (p *projector) reload(ctx context.Context) error {
-	servers, err := p.load(ctx)
+	servers, revisions, err := p.read(ctx)
 	if err != nil {
 		return err
 	}
+	p.revisions, p.unsure = revisions, false
 	var highest uint64
 	for i := range servers {
 		if servers[i].Region == p.region {
@@ -219,6 +240,9 @@ func (p *projector) put(ctx context.Context, key string, s *events.Server, revis
 		if value, err = json.Marshal(s); err != nil {
 			return 0, fmt.Errorf("encode server %s: %w", key, err)
 		}
+	}
+	if !p.leads() {
+		return 0, fmt.Errorf("write %s: %w", key, ErrFenced)
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()

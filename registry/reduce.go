@@ -33,6 +33,8 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 		t.counted(e.Seq)
 	case Restored:
 		return t.restore(e.Servers, now)
+	case Elected:
+		return t.succeed(e, now)
 	case Gap:
 		t.missed(now)
 	case Ticked:

@@ -29,6 +29,11 @@ type Config struct {
 	Bus        Bus
 	Heartbeats Heartbeats
 	Store      Store
+	// Lease decides which of the region's registries writes and publishes; the others stand by
+	// with the same knowledge. nil: this is the only one, and leads.
+	Lease LeaseStore
+	// Name is this registry's in the lease: no other process ever had it. Required with Lease.
+	Name string
 	// Prober asks silent servers.
 	Prober *Prober
 	// Detection says when silence becomes a verdict; zero: the defaults.
@@ -66,6 +71,7 @@ type Registry struct {
 	inbox     *inbox
 	journal   *journal
 	projector *projector
+	leader    *leader
 	probes    *semaphore.Weighted
 	updates   *semaphore.Weighted
 	// reread holds a token while the stream of heartbeats is to be read.
@@ -73,9 +79,13 @@ type Registry struct {
 	view    atomic.Pointer[View]
 	current atomic.Int64
 
-	// The fields below belong to the loop. shown counts the table's changes that the view
+	// The fields below belong to the loop. term is the one in which it goes on from the leader
+	// before; told is what was heard of leaders, with holes if unsure. shown counts the table's changes that the view
 	// has, since shownAt.
 	table   *Table
+	term    uint64
+	told    Sayings
+	unsure  bool
 	shown   uint64
 	shownAt time.Time
 }
@@ -87,6 +97,8 @@ func New(c Config) (*Registry, error) {
 		return nil, fmt.Errorf("configure registry: region %q: want 1 to %d of a-z 0-9 - _", c.Region, events.MaxToken)
 	case c.Bus == nil || c.Heartbeats == nil || c.Store == nil || c.Prober == nil:
 		return nil, errors.New("configure registry: bus, heartbeats, store and prober are required")
+	case c.Lease != nil && c.Name == "":
+		return nil, errors.New("configure registry: name is required with a lease")
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -94,10 +106,12 @@ func New(c Config) (*Registry, error) {
 	r := &Registry{
 		cfg: c, log: c.Log, metrics: newMetrics(c.Metrics), inbox: newInbox(), reread: make(chan struct{}, 1),
 		probes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
-		table: NewTable(c.Region, c.Detection),
+		table: NewTable(c.Region, c.Detection), told: Sayings{},
 	}
-	r.journal = newJournal(c.Bus, c.Log, r.metrics)
-	r.projector = newProjector(c.Region, c.Store, c.Log, r.metrics, func(seq uint64) { r.inbox.learned(SequenceSeen{seq}) })
+	r.leader = newLeader(c.Name, c.Lease, c.Log, r.metrics, r.elected)
+	leadership(c.Metrics, r.leader.leads)
+	r.journal = newJournal(c.Bus, c.Log, r.metrics, r.leader.leads)
+	r.projector = newProjector(c.Region, c.Store, c.Log, r.metrics, func(seq uint64) { r.inbox.learned(SequenceSeen{seq}) }, r.leader.leads)
 	return r, nil
 }
 
@@ -112,12 +126,18 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 	defer stop()
 	var restored []events.Server
-	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { restored, err = r.projector.load(ctx); return err }) {
+	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { restored, _, err = r.projector.read(ctx); return err }) {
 		return nil
 	}
 	if !r.catchUp(ctx, firstLimit) {
 		signal(r.reread)
 	}
+	// The lease is given up when nothing is left to be written.
+	holding, release := context.WithCancel(context.WithoutCancel(ctx))
+	var lease errgroup.Group
+	defer func() { _ = lease.Wait() }() // it has no error
+	defer release()
+	lease.Go(func() error { r.leader.run(holding); return nil })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { r.journal.run(ctx); return nil })
 	g.Go(func() error { r.projector.run(ctx); return nil })
@@ -142,7 +162,8 @@ func (r *Registry) persist(ctx context.Context, failure string, fn func() error)
 	}
 }
 
-// listen subscribes to the live flow: heartbeats of the region, view updates of all.
+// listen subscribes to the live flow: heartbeats of the region, view updates of all, and what
+// the region's leading registry says.
 func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
@@ -153,6 +174,8 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	for _, subject := range []string{
 		events.Subject{Kind: events.KindHeartbeat, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindView}.Filter(),
+		events.Subject{Kind: events.KindServer, Region: r.cfg.Region}.Filter(),
+		events.Subject{Kind: events.KindRegion}.Filter(),
 	} {
 		s, err := r.cfg.Bus.Subscribe(ctx, subject, r.inbox.live)
 		if err != nil {
@@ -195,6 +218,7 @@ func (r *Registry) readAgain(ctx context.Context) {
 // loop folds what comes, and lets time pass, until ctx ends. It waits for nothing else.
 func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []events.Server) {
 	r.reduce(ctx, g, Restored{restored}, time.Now())
+	r.told.Trust(r.cfg.Region, restored, false)
 	r.drain(ctx, g)
 	r.show(time.Now())
 	tick := time.NewTicker(tickEvery)
@@ -224,6 +248,7 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 	batch, gap := r.inbox.take()
 	if gap {
 		r.metrics.gaps.WithLabelValues("own").Inc()
+		r.unsure = true
 		r.reduce(ctx, g, Gap{}, time.Now())
 		signal(r.reread)
 	}
@@ -231,7 +256,9 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 		if item.event == nil {
 			item.event = r.decode(&item)
 		}
-		if item.event != nil {
+		if elected, ok := item.event.(Elected); ok {
+			r.succeed(ctx, g, elected)
+		} else if item.event != nil {
 			r.reduce(ctx, g, item.event, item.at)
 		}
 	}
@@ -246,6 +273,9 @@ func (r *Registry) decode(i *item) Event {
 		return HeartbeatSeen{Heartbeat: e, Stored: i.stored}
 	case *events.ViewUpdate:
 		return UpdateSeen{e}
+	case *events.ServerState, *events.RegionState:
+		r.told.Heard(e)
+		return nil
 	}
 	reason := "unknown"
 	if errors.Is(err, events.ErrMalformed) {
@@ -261,9 +291,9 @@ func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now t
 		switch effect := effect.(type) {
 		case StateChanged:
 			r.metrics.changes.WithLabelValues(string(effect.State.State)).Inc()
-			r.journal.say(ctx, effect.State, slog.String("reason", effect.State.Reason))
+			r.say(ctx, effect.State, effect.State.Reason)
 		case RegionChanged:
-			r.journal.say(ctx, effect.State, slog.String("reason", effect.State.Reason))
+			r.say(ctx, effect.State, effect.State.Reason)
 		case ProbeDue:
 			g.Go(func() error { r.probe(ctx, effect); return nil })
 		case UpdateMissed:
@@ -274,8 +304,41 @@ func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now t
 	}
 }
 
-// tell hands on what is due to the bucket and to other regions.
+// say publishes an event if this registry leads. One that stands by does not: should it lead
+// before the leader says the same, it will.
+func (r *Registry) say(ctx context.Context, e events.Event, reason string) {
+	if r.leader.leadsIn(r.term) {
+		r.journal.say(ctx, e, slog.String("reason", reason))
+	}
+}
+
+// elected reads what the leader before has written, at the beginning of a term.
+func (r *Registry) elected(ctx context.Context, number uint64, first bool) {
+	r.persist(ctx, "registry cannot lead yet", func() error {
+		servers, err := r.projector.elected(ctx)
+		if err == nil {
+			r.inbox.learned(Elected{Servers: servers, First: first, term: number})
+		}
+		return err
+	})
+}
+
+// succeed goes on from the leader before, unless the term is over already.
+func (r *Registry) succeed(ctx context.Context, g *errgroup.Group, e Elected) {
+	if !r.leader.leadsIn(e.term) {
+		return
+	}
+	r.told.Trust(r.cfg.Region, e.Servers, r.unsure)
+	r.term, r.unsure, e.Told = e.term, false, r.told
+	r.reduce(ctx, g, e, time.Now())
+}
+
+// tell hands on what is due to the bucket and to other regions, if this registry leads.
 func (r *Registry) tell(ctx context.Context, g *errgroup.Group, now time.Time) {
+	if !r.leader.leadsIn(r.term) {
+		r.table.Follow(now)
+		return
+	}
 	told := r.table.Tell(now)
 	r.projector.want(told)
 	if len(told.Updates) == 0 {
@@ -300,6 +363,9 @@ func (r *Registry) publish(ctx context.Context, updates []*events.ViewUpdate) {
 	g.SetLimit(updateParts)
 	for _, u := range updates {
 		g.Go(func() error {
+			if !r.leader.leads() {
+				return nil
+			}
 			data, err := events.Encode(u)
 			if err == nil {
 				limited, cancel := context.WithTimeout(ctx, updateTimeout)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +43,9 @@ func run(t *testing.T, service func(context.Context) error) (stop func()) {
 	return stop
 }
 
+// named counts the registries, so that each has a name of its own.
+var named atomic.Int64
+
 // newRegistry returns a registry over a connection.
 func newRegistry(t *testing.T, c *jetstream.Conn, change ...func(*registry.Config)) *registry.Registry {
 	t.Helper()
@@ -51,6 +55,7 @@ func newRegistry(t *testing.T, c *jetstream.Conn, change ...func(*registry.Confi
 	}
 	cfg := registry.Config{
 		Region: c.Region(), Bus: c, Heartbeats: heartbeats, Store: c.Servers(),
+		Lease: c.Lease(), Name: fmt.Sprintf("registry-%d", named.Add(1)),
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: jetstreamtest.Log(t),
 	}
 	for _, f := range change {

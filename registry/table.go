@@ -9,7 +9,7 @@ import (
 )
 
 // Event is something that a Table learns: one of HeartbeatSeen, ProbeDone, UpdateSeen,
-// SequenceSeen, Restored, Gap and Ticked.
+// SequenceSeen, Restored, Elected, Gap and Ticked.
 type Event interface{ event() }
 
 // HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.

@@ -40,12 +40,14 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	defer func() { err = errors.Join(err, Close(ctx, conn)) }()
 	metrics := prometheus.NewRegistry()
-	heartbeats, err := conn.Heartbeats(strings.ToLower(ulid.Make().String()))
+	name := strings.ToLower(ulid.Make().String())
+	heartbeats, err := conn.Heartbeats(name)
 	if err != nil {
 		return err
 	}
 	r, err := registry.New(registry.Config{
 		Region: c.NATS.Region, Bus: conn, Heartbeats: heartbeats, Store: conn.Servers(),
+		Lease: conn.Lease(), Name: name,
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: c.Log, Metrics: metrics,
 	})
 	if err != nil {
