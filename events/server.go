@@ -215,6 +215,14 @@ func (s *ServerState) check() error {
 	return checkTokens([2]string{"server", s.Server}, [2]string{"region", s.Region})
 }
 
+// The protections of a region: states of RegionState, and what Server.Protection is.
+const (
+	// Protected: silence alone is no death, and few may die at a time.
+	Protected = "protected"
+	// FailOpen: too few servers are healthy, so suspect ones without a failed probe are used.
+	FailOpen = "fail_open"
+)
+
 // RegionState says that a registry changed its mind about a region, or protects it.
 type RegionState struct {
 	Version int    `json:"version"`

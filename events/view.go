@@ -15,6 +15,10 @@ type Server struct {
 	// Reason says why it is in that state, Since when that began.
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
+	// Protection is what keeps the server from a false verdict, while its region's registry
+	// sees signs of a fault that is not the servers': Protected, or FailOpen for one that is
+	// suspect and to be used all the same. Empty: none.
+	Protection string `json:"protection,omitempty"`
 	// SeenAt is when its last heartbeat arrived, by the registry's clock.
 	SeenAt time.Time `json:"seen_at"`
 	// IntervalMS is its own heartbeat interval in milliseconds.

@@ -91,17 +91,23 @@ func (e *evidence) heard(at time.Time) {
 // Other regions may have missed what it sent meanwhile, so they are told all.
 func (t *Table) missed(now time.Time) {
 	t.gap = latest(t.gap, now)
+	t.arrivals = arrivals{}
 	t.fullDue = true
 }
 
 // tick judges the silent. No verdict is based on a silence that began before messages may
 // have been missed here, or this registry was stopped: the fault may be on this side.
 func (t *Table) tick(now time.Time) []Effect {
-	if !t.ticked.IsZero() && now.Sub(t.ticked) > t.detection.Pause {
+	var dt time.Duration
+	if !t.ticked.IsZero() {
+		dt = now.Sub(t.ticked)
+	}
+	if dt > t.detection.Pause {
 		t.missed(now)
+		dt = 0
 	}
 	t.ticked = now
-	var effects []Effect
+	effects := t.protect(dt, now)
 	var expired []*server
 	for _, s := range t.order {
 		if s.value.State == events.StateLeft && now.Sub(s.value.Since) >= t.detection.Keep {
@@ -112,6 +118,7 @@ func (t *Table) tick(now time.Time) []Effect {
 			effects = append(effects, t.regroup(s, now)...)
 		}
 		effects = append(effects, t.judge(s, now)...)
+		t.mark(s)
 	}
 	for _, s := range expired {
 		t.remove(s)
@@ -168,7 +175,7 @@ func (t *Table) judge(s *server, now time.Time) []Effect {
 	effects := s.ask(every, now)
 	switch {
 	case s.failed >= probesToDie && silence >= missedBy(3, interval)+t.detection.DownAfter:
-		return append(effects, t.become(s, events.StateDown, reasonSilent, now)...)
+		return append(effects, t.die(s, reasonSilent, now)...)
 	case s.value.State == events.StateUp && silence >= missedBy(2, interval):
 		return append(effects, t.become(s, events.StateSuspect, reasonSilent, now)...)
 	}

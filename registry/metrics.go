@@ -11,6 +11,7 @@ type metrics struct {
 	heartbeats prometheus.Counter
 	skipped    *prometheus.CounterVec
 	changes    *prometheus.CounterVec
+	regions    *prometheus.CounterVec
 	servers    *prometheus.GaugeVec
 	probes     *prometheus.CounterVec
 	writes     *prometheus.CounterVec
@@ -31,6 +32,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		heartbeats: counter("heartbeats_total", "Heartbeats of the own region that were read, skipped ones included."),
 		skipped:    counters("skipped_total", "Messages, or parts of them, that changed nothing, by reason.", "reason"),
 		changes:    counters("changes_total", "Changes of servers' states, by the new state.", "state"),
+		regions:    counters("region_changes_total", "Changes of regions, and protections of the own one, by the new state.", "state"),
 		servers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_registry_servers", Help: "Servers of the own region, by state.",
 		}, []string{"state"}),
@@ -42,7 +44,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		terms:   counter("terms_total", "Times that this registry began to lead."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.servers, m.probes, m.writes, m.updates, m.gaps, m.lost, m.terms)
+		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.regions, m.servers, m.probes, m.writes, m.updates, m.gaps, m.lost, m.terms)
 	}
 	return m
 }

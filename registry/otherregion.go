@@ -50,6 +50,9 @@ func (o *otherRegion) shown(s *events.Server) events.Server {
 	if o.unreachable && v.State == events.StateUp {
 		v.State, v.Reason = events.StateSuspect, reasonNoUpdates
 	}
+	if o.unreachable {
+		v.Protection = "" // it was given by who is not heard any more
+	}
 	return v
 }
 

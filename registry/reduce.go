@@ -17,6 +17,7 @@ const (
 	reasonAnswering = "probe_answered"
 	reasonForgotten = "forgotten"
 	reasonNoUpdates = "region_unreachable"
+	reasonFlapping  = "flapping"
 )
 
 // Reduce folds an event into the table and returns what is to be done. now is when the event
@@ -80,6 +81,9 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 	case outdated:
 		return t.outdated(s, m, l, e, now)
 	case facts, alive:
+	}
+	if kind == alive && counted(l.interval()) {
+		t.arrived[t.at]++
 	}
 	before := s.value
 	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
@@ -180,6 +184,7 @@ func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 	}
 	if len(s.members) == 0 {
 		s.value = *v
+		s.value.Protection = ""
 		s.told = told{at: now, utilisation: v.Load.Utilisation, capacity: v.Capacity}
 	}
 	return true

@@ -293,6 +293,7 @@ func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now t
 			r.metrics.changes.WithLabelValues(string(effect.State.State)).Inc()
 			r.say(ctx, effect.State, effect.State.Reason)
 		case RegionChanged:
+			r.metrics.regions.WithLabelValues(effect.State.State).Inc()
 			r.say(ctx, effect.State, effect.State.Reason)
 		case ProbeDue:
 			g.Go(func() error { r.probe(ctx, effect); return nil })

@@ -101,6 +101,7 @@ type Table struct {
 	others    map[string]*otherRegion
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
+	protection
 	telling
 }
 

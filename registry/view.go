@@ -26,7 +26,7 @@ type View struct {
 }
 
 // NewView returns the view of the servers, which must be sorted by region and id and are not
-// changed afterwards. seqs holds the newest view update of each region that it includes;
+// changed afterwards. For placement those that are suspect under fail_open are up. seqs holds the newest view update of each region that it includes;
 // current tells, in Unix nanoseconds, when it was last known to be complete.
 func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.Int64) *View {
 	v := &View{Servers: servers, seqs: seqs, current: current}
@@ -36,6 +36,9 @@ func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.In
 		list[i] = placement.Server{
 			ID: s.Server, Region: s.Region, State: s.State, Capacity: float64(s.Capacity),
 			Utilisation: s.Load.Utilisation, Location: s.Location, Replication: s.Replication,
+		}
+		if s.State == events.StateSuspect && s.Protection == events.FailOpen {
+			list[i].State = events.StateUp
 		}
 		if s.State == events.StateDraining {
 			list[i].DrainingSince = s.Since

@@ -93,8 +93,31 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	for _, line := range protections(list) {
+		fmt.Fprintln(p.stdout, line)
+	}
 	_, err := fmt.Fprintf(p.stdout, "%d servers in the view of %s\n", len(list), region)
 	return err
+}
+
+// protections says of each protected region how many of its servers bear which mark, in the
+// order of the list.
+func protections(list []events.Server) (lines []string) {
+	for len(list) > 0 {
+		region, end := list[0].Region, 0
+		marked := map[string]int{}
+		for end < len(list) && list[end].Region == region {
+			marked[list[end].Protection]++
+			end++
+		}
+		for _, what := range []string{events.Protected, events.FailOpen} {
+			if n := marked[what]; n > 0 {
+				lines = append(lines, fmt.Sprintf("region %s: %d of %d servers are marked %s", region, n, end, what))
+			}
+		}
+		list = list[end:]
+	}
+	return lines
 }
 
 // age returns the time since t in whole seconds.

@@ -1,0 +1,145 @@
+package registry_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/registry"
+)
+
+// world is a region in fake time: servers that live, fall silent or die, and the table that
+// judges them.
+type world struct {
+	t       testing.TB
+	table   *registry.Table
+	rng     *rand.Rand
+	tick    time.Duration
+	now     time.Time
+	servers []*simulated
+	byID    map[string]*simulated
+	results []probeResult
+	// cut says that the table's own connection is away.
+	cut bool
+	// seen is called with what the table wants done.
+	seen func(registry.Effect)
+}
+
+// simulated is the truth about one server.
+type simulated struct {
+	id   string
+	boot int
+	seq  uint64
+	next time.Time
+	// dead says that nobody listens; stopped that the process stands still until then; mute
+	// that its heartbeats do not arrive until then.
+	dead          bool
+	stopped, mute time.Time
+	// lost is the share of its heartbeats that do not arrive.
+	lost float64
+	// since is when it last died or began to be stopped.
+	since time.Time
+}
+
+type probeResult struct {
+	due  time.Time
+	done registry.ProbeDone
+}
+
+// newWorld returns a region of n servers that have been up for some seconds.
+func newWorld(t testing.TB, n int, tick time.Duration, seed uint64) *world {
+	w := &world{
+		t: t, table: registry.NewTable("eu-west-1", registry.Detection{}), rng: rand.New(rand.NewPCG(seed, seed)),
+		tick: tick, now: start, byID: map[string]*simulated{}, seen: func(registry.Effect) {},
+	}
+	for i := range n {
+		s := &simulated{id: fmt.Sprintf("eu-west-1-%03d", i), boot: 1}
+		s.next = w.now.Add(time.Duration(w.rng.Int64N(int64(time.Second))))
+		w.servers, w.byID[s.id] = append(w.servers, s), s
+	}
+	w.run(6 * time.Second)
+	return w
+}
+
+// run lets time pass.
+func (w *world) run(d time.Duration) {
+	for end := w.now.Add(d); w.now.Before(end); {
+		w.step()
+	}
+}
+
+func (w *world) step() {
+	w.now = w.now.Add(w.tick)
+	for _, s := range w.servers {
+		for !s.next.After(w.now) {
+			s.next = s.next.Add(time.Second + time.Duration((w.rng.Float64()-0.5)*0.2*float64(time.Second)))
+			w.beat(s)
+		}
+	}
+	waiting := w.results
+	w.results = nil
+	for _, r := range waiting {
+		if r.due.After(w.now) {
+			w.results = append(w.results, r)
+		} else {
+			w.reduce(r.done)
+		}
+	}
+	w.reduce(registry.Ticked{})
+	w.table.Tell(w.now)
+}
+
+func (w *world) beat(s *simulated, change ...func(*events.Heartbeat)) {
+	if s.dead || w.now.Before(s.stopped) {
+		return
+	}
+	s.seq++
+	if w.cut || w.now.Before(s.mute) || w.rng.Float64() < s.lost {
+		return
+	}
+	w.reduce(live(beat(s.id, boot(s.boot), s.seq, change...)))
+}
+
+func (w *world) reduce(e registry.Event) {
+	for _, effect := range w.table.Reduce(e, w.now) {
+		if due, ok := effect.(registry.ProbeDue); ok {
+			w.probe(due)
+		}
+		w.seen(effect)
+	}
+}
+
+// probe answers as the truth is when it begins, and at its time.
+func (w *world) probe(due registry.ProbeDue) {
+	s := w.byID[due.Server]
+	r := probeResult{done: registry.ProbeDone{Server: due.Server, Boot: due.Boot}}
+	switch {
+	case s.dead:
+	case w.now.Before(s.stopped):
+		r.due = s.stopped
+		if most := w.now.Add(time.Second); most.Before(r.due) {
+			r.due = most
+		} else {
+			r.done.OK = true
+		}
+	default:
+		r.due, r.done.OK = w.now.Add(10*time.Millisecond), true
+	}
+	w.results = append(w.results, r)
+}
+
+// kill ends a process.
+func (w *world) kill(s *simulated) { s.dead, s.since = true, w.now }
+
+// count returns how many servers are in a state.
+func (w *world) count(state events.State) int {
+	n := 0
+	for _, s := range w.table.Servers() {
+		if s.State == state {
+			n++
+		}
+	}
+	return n
+}
