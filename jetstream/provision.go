@@ -37,9 +37,12 @@ func (c *Conn) Provision(ctx context.Context, t Topology) error {
 }
 
 func (c *Conn) ensureWithRetries(ctx context.Context, w want) error {
+	scarce := 0
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		err := c.ensure(ctx, w)
-		if err == nil || !transient(err) || ctx.Err() != nil {
+		if isScarce(err) && scarce < scarceRetries {
+			scarce++
+		} else if err == nil || !transient(err) || ctx.Err() != nil {
 			return err
 		}
 		pause := wait/2 + rand.N(wait/2)
@@ -59,6 +62,24 @@ const (
 	codeCreateFailed = 10049
 	codeOffline      = 10118
 )
+
+// Codes for too little memory or storage. While another service makes the same stream, what it reserves counts twice for
+// a moment, so such an answer is believed only when it is repeated.
+const (
+	codeFewResources = 10023
+	codeFewMemory    = 10028
+	codeFewStorage   = 10047
+	scarceRetries    = 4
+)
+
+// isScarce reports whether NATS says that it has too little memory or storage.
+func isScarce(err error) bool {
+	var api *natsjs.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	return api.ErrorCode == codeFewResources || api.ErrorCode == codeFewMemory || api.ErrorCode == codeFewStorage
+}
 
 // transient reports whether trying again may help by itself.
 func transient(err error) bool {

@@ -253,3 +253,21 @@ func TestBubbleRunsInFakeTime(t *testing.T) {
 		}
 	})
 }
+
+// TestProvisionTogether makes the streams from several services at once in a NATS that has room for them once only: what
+// one is just reserving is no reason for another to give up.
+func TestProvisionTogether(t *testing.T) {
+	for range 5 {
+		r := jetstreamtest.Start(t, embedded.RegionConfig{MaxMemory: 256 << 20})
+		failed := make(chan error, 4)
+		for range cap(failed) {
+			conn := jetstreamtest.Dial(t, r.ClientURL())
+			go func() { failed <- conn.Provision(t.Context(), jetstream.Topology{}) }()
+		}
+		for range cap(failed) {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

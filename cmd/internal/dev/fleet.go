@@ -48,7 +48,7 @@ func (f *fleet) startNATS(ctx context.Context) (*embedded.Hub, error) {
 // Bounds of a region's streams in bytes: a laptop's, not a fleet's.
 const (
 	maxStore  = 4 << 30
-	maxMemory = 256 << 20
+	maxMemory = 1 << 30
 	// eventBytes and viewBytes bound the streams that would otherwise reserve what a
 	// production region has.
 	eventBytes = 512 << 20
