@@ -119,6 +119,7 @@ func (t *Table) tick(now time.Time) []Effect {
 		}
 		effects = append(effects, t.judge(s, now)...)
 		t.mark(s)
+		t.settle(s, now)
 	}
 	for _, s := range expired {
 		t.remove(s)
@@ -163,7 +164,13 @@ func (t *Table) judge(s *server, now time.Time) []Effect {
 		if now.Sub(s.value.Since) >= t.detection.Forget {
 			return t.become(s, events.StateLeft, reasonForgotten, now)
 		}
+		if now.Before(s.value.HeldUntil) {
+			return nil
+		}
 		if s.answered {
+			if effects, held := t.hold(s, now); held {
+				return effects
+			}
 			return t.become(s, events.StateSuspect, reasonAnswering, now)
 		}
 		return s.ask(downFactor*t.detection.ProbeEvery, now)

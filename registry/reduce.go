@@ -48,6 +48,7 @@ type server struct {
 	value events.Server
 	cell
 	evidence
+	flaps
 	told
 	removed bool
 }
@@ -97,6 +98,11 @@ func (t *Table) hear(s *server, live bool, now time.Time) []Effect {
 	if live {
 		s.heard(s.lastHeard())
 	}
+	if live && said != "" && said != events.StateLeft {
+		if effects, held := t.hold(s, now); held {
+			return effects
+		}
+	}
 	switch {
 	case said == events.StateLeft, live && said != "":
 		return t.become(s, said, reasonSaid(said), now)
@@ -139,6 +145,12 @@ func (t *Table) become(s *server, state events.State, reason string, now time.Ti
 	if s.value.State == state {
 		return nil
 	}
+	return t.put(s, state, reason, now)
+}
+
+// put writes the state into the server's value, if only for a new reason.
+func (t *Table) put(s *server, state events.State, reason string, now time.Time) []Effect {
+	rejoin(&s.value, state, now)
 	previous := s.value.State
 	s.value.State, s.value.Reason, s.value.Since = state, reason, now.UTC()
 	t.due(s, true)

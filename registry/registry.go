@@ -213,7 +213,8 @@ func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []event
 		now := time.Now()
 		r.tell(ctx, g, now)
 		r.current.Store(now.UnixNano())
-		if r.table.Changes() != r.shown && now.Sub(r.shownAt) >= viewEvery {
+		age := now.Sub(r.shownAt)
+		if r.table.Changes() != r.shown && age >= viewEvery || age >= rampEvery && r.shownAt.Before(r.View().settled) {
 			r.show(now)
 		}
 	}
@@ -345,6 +346,6 @@ func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
 	servers := r.table.Servers()
 	r.metrics.count(r.cfg.Region, servers)
-	r.view.Store(NewView(servers, seqsOf(servers), &r.current))
+	r.view.Store(NewView(servers, seqsOf(servers), &r.current, now))
 	r.shown, r.shownAt = r.table.Changes(), now
 }

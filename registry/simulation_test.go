@@ -143,3 +143,9 @@ func (w *world) count(state events.State) int {
 	}
 	return n
 }
+
+// boots starts a process anew.
+func (w *world) boots(s *simulated) {
+	s.dead, s.seq, s.next = false, 0, w.now
+	s.boot++
+}
