@@ -10,14 +10,15 @@ import (
 
 // Why a server is in its state: the Reason of events.Server and events.ServerState.
 const (
-	reasonHeartbeat = "heartbeat"
-	reasonAnnounced = "announced"
-	reasonStored    = "stored_heartbeat"
-	reasonSilent    = "missed_heartbeats"
-	reasonAnswering = "probe_answered"
-	reasonForgotten = "forgotten"
-	reasonNoUpdates = "region_unreachable"
-	reasonFlapping  = "flapping"
+	reasonHeartbeat    = "heartbeat"
+	reasonAnnounced    = "announced"
+	reasonStored       = "stored_heartbeat"
+	reasonSilent       = "missed_heartbeats"
+	reasonAnswering    = "probe_answered"
+	reasonForgotten    = "forgotten"
+	reasonNoUpdates    = "region_unreachable"
+	reasonFlapping     = "flapping"
+	reasonDisconnected = "disconnected"
 )
 
 // Reduce folds an event into the table and returns what is to be done. now is when the event
@@ -34,6 +35,10 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 		t.counted(e.Seq)
 	case Restored:
 		return t.restore(e.Servers, now)
+	case Disconnected:
+		return t.disconnected(e, now)
+	case Reported:
+		return t.reported(e, now)
 	case Gap:
 		t.missed(now)
 	case Ticked:

@@ -29,6 +29,8 @@ type Config struct {
 	Bus        Bus
 	Heartbeats Heartbeats
 	Store      Store
+	// Disconnects tells of lost connections; nil: the dead are known by silence alone.
+	Disconnects Disconnects
 	// Prober asks silent servers.
 	Prober *Prober
 	// Detection says when silence becomes a verdict; zero: the defaults.
@@ -142,7 +144,8 @@ func (r *Registry) persist(ctx context.Context, failure string, fn func() error)
 	}
 }
 
-// listen subscribes to the live flow: heartbeats of the region, view updates of all.
+// listen subscribes to the live flow: heartbeats and clients' reports of the region, view
+// updates of all, lost connections.
 func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
@@ -152,12 +155,24 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	}
 	for _, subject := range []string{
 		events.Subject{Kind: events.KindHeartbeat, Region: r.cfg.Region}.Filter(),
+		events.Subject{Kind: events.KindReport, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindView}.Filter(),
 	} {
 		s, err := r.cfg.Bus.Subscribe(ctx, subject, r.inbox.live)
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		stops = append(stops, s)
+	}
+	if r.cfg.Disconnects != nil {
+		s, err := r.cfg.Disconnects.Watch(ctx, func(server, boot string) {
+			r.metrics.hints.WithLabelValues("disconnected").Inc()
+			r.inbox.learned(Disconnected{Server: server, Boot: boot})
+		})
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch connections: %w", err)
 		}
 		stops = append(stops, s)
 	}
@@ -247,6 +262,9 @@ func (r *Registry) decode(i *item) Event {
 		return HeartbeatSeen{Heartbeat: e, Stored: i.stored}
 	case *events.ViewUpdate:
 		return UpdateSeen{e}
+	case *events.Report:
+		r.metrics.hints.WithLabelValues("reported").Inc()
+		return Reported{e.Server}
 	}
 	reason := "unknown"
 	if errors.Is(err, events.ErrMalformed) {
@@ -338,7 +356,7 @@ func (r *Registry) probe(ctx context.Context, due ProbeDue) {
 		outcome = "failed"
 	}
 	r.metrics.probes.WithLabelValues(outcome).Inc()
-	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil})
+	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil, Refused: errors.Is(err, ErrRefused)})
 }
 
 // show makes a new view of the table.

@@ -117,6 +117,7 @@ func (w *world) probe(due registry.ProbeDue) {
 	r := probeResult{done: registry.ProbeDone{Server: due.Server, Boot: due.Boot}}
 	switch {
 	case s.dead:
+		r.done.Refused = true
 	case w.now.Before(s.stopped):
 		r.due = s.stopped
 		if most := w.now.Add(time.Second); most.Before(r.due) {
