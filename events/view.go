@@ -19,6 +19,11 @@ type Server struct {
 	// sees signs of a fault that is not the servers': Protected, or FailOpen for one that is
 	// suspect and to be used all the same. Empty: none.
 	Protection string `json:"protection,omitempty"`
+	// RejoinedAt is when it came back from the dead less than a minute ago: a slow start, in
+	// which it is taken to have a part of its Capacity. Zero: none.
+	RejoinedAt time.Time `json:"rejoined_at,omitzero"`
+	// HeldUntil is how long it is held down because it came and went too often. Zero: not.
+	HeldUntil time.Time `json:"held_until,omitzero"`
 	// SeenAt is when its last heartbeat arrived, by the registry's clock.
 	SeenAt time.Time `json:"seen_at"`
 	// IntervalMS is its own heartbeat interval in milliseconds.

@@ -82,7 +82,7 @@ func BenchmarkSnapshot(b *testing.B) {
 	var current atomic.Int64
 	b.ReportAllocs()
 	for b.Loop() {
-		registry.NewView(table.Servers(), nil, &current)
+		registry.NewView(table.Servers(), nil, &current, start)
 	}
 }
 

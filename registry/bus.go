@@ -28,6 +28,15 @@ type Heartbeats interface {
 	CatchUp(ctx context.Context, fn func(subject string, data []byte)) error
 }
 
+// Disconnects tells which processes of servers NATS has lost. Watch calls fn with the server
+// and the boot of each connection that ends, one call at a time, until stop; fn must not
+// block. It may call for connections that return at once, and miss some: silence tells in the
+// end. It must call only if that connection's user may publish that server's heartbeat, for
+// anybody else could have others taken for dead.
+type Disconnects interface {
+	Watch(ctx context.Context, fn func(server, boot string)) (stop func(), err error)
+}
+
 // Store is the bucket berth_servers of the own region.
 //
 // Load returns every key. Put writes a value if the key's revision is still the one given (0:

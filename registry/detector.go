@@ -80,11 +80,25 @@ type evidence struct {
 	asked    time.Time
 	failed   int
 	answered bool
+	hint
 }
 
 // heard ends a silence, and with it what probes have said of it.
 func (e *evidence) heard(at time.Time) {
-	e.seen, e.failed, e.answered = at, 0, false
+	e.seen, e.failed, e.answered, e.refused, e.gone = at, 0, false, false, time.Time{}
+}
+
+// found notes what a probe has found; early says that it began before the connection ended.
+func (e *evidence) found(p ProbeDone, early bool) {
+	e.answered, e.refused = p.OK, p.Refused
+	switch {
+	case !p.OK:
+		e.failed++
+	case early:
+		e.failed = 0
+	default:
+		e.failed, e.gone = 0, time.Time{}
+	}
 }
 
 // missed notes that this registry itself may have missed messages: silence is counted anew.
@@ -119,6 +133,7 @@ func (t *Table) tick(now time.Time) []Effect {
 		}
 		effects = append(effects, t.judge(s, now)...)
 		t.mark(s)
+		t.settle(s, now)
 	}
 	for _, s := range expired {
 		t.remove(s)
@@ -152,18 +167,30 @@ func (t *Table) regroup(s *server, now time.Time) []Effect {
 // probes again is suspect.
 func (t *Table) judge(s *server, now time.Time) []Effect {
 	interval := intervalOf(s.value.IntervalMS)
-	silence := now.Sub(latest(s.seen, t.gap))
+	began := latest(s.seen, t.gap)
+	if s.asked.Before(began) {
+		s.failed, s.answered, s.refused = 0, false, false
+	}
+	silence := now.Sub(began)
+	if !s.gone.IsZero() && s.value.State.Alive() {
+		if effects := t.judgeGone(s, interval, now); effects != nil {
+			return effects
+		}
+	}
 	switch {
-	case s.value.State == events.StateLeft:
-		return nil
-	case silence < 2*interval:
-		s.failed, s.answered = 0, false
+	case s.value.State == events.StateLeft, silence < 2*interval:
 		return nil
 	case s.value.State == events.StateDown:
 		if now.Sub(s.value.Since) >= t.detection.Forget {
 			return t.become(s, events.StateLeft, reasonForgotten, now)
 		}
+		if now.Before(s.value.HeldUntil) {
+			return nil
+		}
 		if s.answered {
+			if effects, held := t.hold(s, now); held {
+				return effects
+			}
 			return t.become(s, events.StateSuspect, reasonAnswering, now)
 		}
 		return s.ask(downFactor*t.detection.ProbeEvery, now)
@@ -193,21 +220,24 @@ func (s *server) ask(every time.Duration, now time.Time) []Effect {
 
 // probed notes what came of a probe. One of an earlier boot says nothing, nor does one of a
 // silence that has ended.
-func (t *Table) probed(p ProbeDone, now time.Time) []Effect {
+func (t *Table) probed(p ProbeDone, now time.Time) (effects []Effect) {
 	s, ok := t.own[p.Server]
 	if !ok {
 		return nil
 	}
 	s.probing = false
-	if p.Boot != s.value.Boot {
-		return nil
+	again := s.again
+	s.again = false
+	if p.Boot == s.value.Boot {
+		if !s.asked.Before(latest(s.seen, t.gap)) {
+			s.found(p, again)
+		}
+		effects = t.judge(s, now)
 	}
-	if s.answered = p.OK; p.OK {
-		s.failed = 0
-	} else {
-		s.failed++
+	if again && s.value.State.Alive() {
+		effects = append(effects, s.ask(0, now)...)
 	}
-	return t.judge(s, now)
+	return effects
 }
 
 // judgeRegion says when another region is out of reach from here, and only here: its servers

@@ -21,6 +21,8 @@ type scene struct {
 	event func(seconds float64) []registry.Event
 	// probe returns what a probe that begins then finds, and how long it takes.
 	probe func(seconds float64) (good bool, takes float64)
+	// refuses says that a probe that fails was refused.
+	refuses bool
 	// until is when the scene ends.
 	until float64
 	// paused says that the registry stands still then.
@@ -70,7 +72,7 @@ func (s scene) play() []string {
 		for len(results) > 0 && results[0].due <= now {
 			r := results[0]
 			results = results[1:]
-			note(now, s.table.Reduce(registry.ProbeDone{Server: "eu-west-1-a", Boot: boot(1), OK: r.good}, at(now)))
+			note(now, s.table.Reduce(registry.ProbeDone{Server: "eu-west-1-a", Boot: boot(1), OK: r.good, Refused: s.refuses && !r.good}, at(now)))
 		}
 		note(now, s.table.Reduce(registry.Ticked{}, at(now)))
 	}

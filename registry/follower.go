@@ -117,15 +117,21 @@ func decodeServer(e Entry) (*events.Server, bool) {
 func (f *Follower) build(ctx context.Context) {
 	pause := time.NewTimer(viewEvery)
 	defer pause.Stop()
+	var ramp <-chan time.Time // while a server is in slow start
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.stale:
+		case <-ramp:
 		}
-		servers := f.snapshot()
-		v := NewView(servers, seqsOf(servers), &f.current)
+		servers, now := f.snapshot(), time.Now()
+		v := NewView(servers, seqsOf(servers), &f.current, now)
 		f.view.Store(v)
+		ramp = nil
+		if now.Before(v.settled) {
+			ramp = time.After(rampEvery)
+		}
 		if f.changed != nil {
 			f.changed(v)
 		}

@@ -60,13 +60,16 @@ func stored(h *events.Heartbeat) registry.Event {
 }
 
 // viewOf returns the view of a table.
-func viewOf(t *registry.Table) *registry.View {
+func viewOf(t *registry.Table) *registry.View { return viewAt(t, start.Add(time.Hour)) }
+
+// viewAt returns the view of a table at a time.
+func viewAt(t *registry.Table, now time.Time) *registry.View {
 	seqs := map[string]uint64{}
 	servers := t.Servers()
 	for _, s := range servers {
 		seqs[s.Region] = max(seqs[s.Region], s.Seq)
 	}
-	return registry.NewView(servers, seqs, new(atomic.Int64))
+	return registry.NewView(servers, seqs, new(atomic.Int64), now)
 }
 
 // server returns a server of the table, which must be there.

@@ -14,6 +14,7 @@ type metrics struct {
 	regions    *prometheus.CounterVec
 	servers    *prometheus.GaugeVec
 	probes     *prometheus.CounterVec
+	hints      *prometheus.CounterVec
 	writes     *prometheus.CounterVec
 	updates    *prometheus.CounterVec
 	gaps       *prometheus.CounterVec
@@ -37,6 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "berth_registry_servers", Help: "Servers of the own region, by state.",
 		}, []string{"state"}),
 		probes:  counters("probes_total", "Health probes of silent servers, by outcome.", "outcome"),
+		hints:   counters("hints_total", "Signs ahead of silence that a server may have died: disconnected (NATS) or reported (clients).", "kind"),
 		writes:  counters("writes_total", "Writes of values of berth_servers, by outcome.", "outcome"),
 		updates: counters("view_updates_total", "View updates of the own region, by outcome.", "outcome"),
 		gaps:    counters("gaps_total", "Times that messages were missed: heartbeats and view updates by a lost or slow connection (own), or a view update of another region (update).", "source"),
@@ -44,7 +46,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		terms:   counter("terms_total", "Times that this registry began to lead."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.regions, m.servers, m.probes, m.writes, m.updates, m.gaps, m.lost, m.terms)
+		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.regions, m.servers, m.probes, m.hints, m.writes, m.updates, m.gaps, m.lost, m.terms)
 	}
 	return m
 }

@@ -167,15 +167,16 @@ func (t *Table) census(dt time.Duration, now time.Time) (c census) {
 		if s.value.State != events.StateDown && counted(interval) {
 			c.expected += float64(t.senders(s, now)) * dt.Seconds() / interval.Seconds()
 		}
-		if silence < missedBy(1, interval) {
-			continue
+		fell := s.value.State == events.StateDown || !s.gone.IsZero() // just now
+		long := missedBy(2, interval)
+		if fell || silence >= missedBy(1, interval) {
+			c.late++
 		}
-		c.late++
-		if long := missedBy(2, interval); silence >= long {
+		if fell || silence >= long {
 			c.silent++
-			if silence < long+protectWindow {
-				c.together++
-			}
+		}
+		if fell || silence >= long && silence < long+protectWindow {
+			c.together++
 		}
 	}
 	return c
@@ -203,7 +204,11 @@ func (t *Table) die(s *server, reason string, now time.Time) []Effect {
 		return nil
 	}
 	t.deaths = append(t.deaths, now)
-	return t.become(s, events.StateDown, reason, now)
+	effects := t.become(s, events.StateDown, reason, now)
+	if len(t.deaths) >= leastTogether && len(t.deaths)*thirdOf > len(t.order) {
+		effects = append(effects, t.protect(0, now)...)
+	}
+	return effects
 }
 
 // mark writes into a server's value what protects it. Where that decides about placement it

@@ -10,14 +10,15 @@ import (
 
 // Why a server is in its state: the Reason of events.Server and events.ServerState.
 const (
-	reasonHeartbeat = "heartbeat"
-	reasonAnnounced = "announced"
-	reasonStored    = "stored_heartbeat"
-	reasonSilent    = "missed_heartbeats"
-	reasonAnswering = "probe_answered"
-	reasonForgotten = "forgotten"
-	reasonNoUpdates = "region_unreachable"
-	reasonFlapping  = "flapping"
+	reasonHeartbeat    = "heartbeat"
+	reasonAnnounced    = "announced"
+	reasonStored       = "stored_heartbeat"
+	reasonSilent       = "missed_heartbeats"
+	reasonAnswering    = "probe_answered"
+	reasonForgotten    = "forgotten"
+	reasonNoUpdates    = "region_unreachable"
+	reasonFlapping     = "flapping"
+	reasonDisconnected = "disconnected"
 )
 
 // Reduce folds an event into the table and returns what is to be done. now is when the event
@@ -36,6 +37,10 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 		return t.restore(e.Servers, now)
 	case Elected:
 		return t.succeed(e, now)
+	case Disconnected:
+		return t.disconnected(e, now)
+	case Reported:
+		return t.reported(e, now)
 	case Gap:
 		t.missed(now)
 	case Ticked:
@@ -50,6 +55,7 @@ type server struct {
 	value events.Server
 	cell
 	evidence
+	flaps
 	told
 	removed bool
 }
@@ -99,6 +105,11 @@ func (t *Table) hear(s *server, live bool, now time.Time) []Effect {
 	if live {
 		s.heard(s.lastHeard())
 	}
+	if live && said != "" && said != events.StateLeft {
+		if effects, held := t.hold(s, now); held {
+			return effects
+		}
+	}
 	switch {
 	case said == events.StateLeft, live && said != "":
 		return t.become(s, said, reasonSaid(said), now)
@@ -141,6 +152,12 @@ func (t *Table) become(s *server, state events.State, reason string, now time.Ti
 	if s.value.State == state {
 		return nil
 	}
+	return t.put(s, state, reason, now)
+}
+
+// put writes the state into the server's value, if only for a new reason.
+func (t *Table) put(s *server, state events.State, reason string, now time.Time) []Effect {
+	rejoin(&s.value, state, now)
 	previous := s.value.State
 	s.value.State, s.value.Reason, s.value.Since = state, reason, now.UTC()
 	t.due(s, true)

@@ -34,6 +34,8 @@ type Config struct {
 	Lease LeaseStore
 	// Name is this registry's in the lease: no other process ever had it. Required with Lease.
 	Name string
+	// Disconnects tells of lost connections; nil: the dead are known by silence alone.
+	Disconnects Disconnects
 	// Prober asks silent servers.
 	Prober *Prober
 	// Detection says when silence becomes a verdict; zero: the defaults.
@@ -162,8 +164,8 @@ func (r *Registry) persist(ctx context.Context, failure string, fn func() error)
 	}
 }
 
-// listen subscribes to the live flow: heartbeats of the region, view updates of all, and what
-// the region's leading registry says.
+// listen subscribes to the live flow: heartbeats and clients' reports of the region, view
+// updates of all, lost connections, and what the region's leading registry says.
 func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
@@ -173,6 +175,7 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	}
 	for _, subject := range []string{
 		events.Subject{Kind: events.KindHeartbeat, Region: r.cfg.Region}.Filter(),
+		events.Subject{Kind: events.KindReport, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindView}.Filter(),
 		events.Subject{Kind: events.KindServer, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindRegion}.Filter(),
@@ -181,6 +184,17 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		stops = append(stops, s)
+	}
+	if r.cfg.Disconnects != nil {
+		s, err := r.cfg.Disconnects.Watch(ctx, func(server, boot string) {
+			r.metrics.hints.WithLabelValues("disconnected").Inc()
+			r.inbox.learned(Disconnected{Server: server, Boot: boot})
+		})
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch connections: %w", err)
 		}
 		stops = append(stops, s)
 	}
@@ -237,7 +251,8 @@ func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []event
 		now := time.Now()
 		r.tell(ctx, g, now)
 		r.current.Store(now.UnixNano())
-		if r.table.Changes() != r.shown && now.Sub(r.shownAt) >= viewEvery {
+		age := now.Sub(r.shownAt)
+		if r.table.Changes() != r.shown && age >= viewEvery || age >= rampEvery && r.shownAt.Before(r.View().settled) {
 			r.show(now)
 		}
 	}
@@ -276,6 +291,9 @@ func (r *Registry) decode(i *item) Event {
 	case *events.ServerState, *events.RegionState:
 		r.told.Heard(e)
 		return nil
+	case *events.Report:
+		r.metrics.hints.WithLabelValues("reported").Inc()
+		return Reported{e.Server}
 	}
 	reason := "unknown"
 	if errors.Is(err, events.ErrMalformed) {
@@ -403,7 +421,7 @@ func (r *Registry) probe(ctx context.Context, due ProbeDue) {
 		outcome = "failed"
 	}
 	r.metrics.probes.WithLabelValues(outcome).Inc()
-	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil})
+	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil, Refused: errors.Is(err, ErrRefused)})
 }
 
 // show makes a new view of the table.
@@ -411,6 +429,6 @@ func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
 	servers := r.table.Servers()
 	r.metrics.count(r.cfg.Region, servers)
-	r.view.Store(NewView(servers, seqsOf(servers), &r.current))
+	r.view.Store(NewView(servers, seqsOf(servers), &r.current, now))
 	r.shown, r.shownAt = r.table.Changes(), now
 }

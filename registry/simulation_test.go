@@ -33,6 +33,8 @@ type simulated struct {
 	boot int
 	seq  uint64
 	next time.Time
+	// says is what it says in each heartbeat of this boot.
+	says *events.Heartbeat
 	// dead says that nobody listens; stopped that the process stands still until then; mute
 	// that its heartbeats do not arrive until then.
 	dead          bool
@@ -99,7 +101,15 @@ func (w *world) beat(s *simulated, change ...func(*events.Heartbeat)) {
 	if w.cut || w.now.Before(s.mute) || w.rng.Float64() < s.lost {
 		return
 	}
-	w.reduce(live(beat(s.id, boot(s.boot), s.seq, change...)))
+	if s.says == nil {
+		s.says = beat(s.id, boot(s.boot), 0)
+	}
+	h := *s.says
+	h.Seq = s.seq
+	for _, c := range change {
+		c(&h)
+	}
+	w.reduce(live(&h))
 }
 
 func (w *world) reduce(e registry.Event) {
@@ -117,6 +127,7 @@ func (w *world) probe(due registry.ProbeDue) {
 	r := probeResult{done: registry.ProbeDone{Server: due.Server, Boot: due.Boot}}
 	switch {
 	case s.dead:
+		r.done.Refused = true
 	case w.now.Before(s.stopped):
 		r.due = s.stopped
 		if most := w.now.Add(time.Second); most.Before(r.due) {
@@ -142,4 +153,11 @@ func (w *world) count(state events.State) int {
 		}
 	}
 	return n
+}
+
+// boots starts a process anew.
+func (w *world) boots(s *simulated) {
+	s.dead, s.seq, s.next = false, 0, w.now
+	s.boot++
+	s.says = nil
 }

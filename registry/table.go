@@ -9,7 +9,7 @@ import (
 )
 
 // Event is something that a Table learns: one of HeartbeatSeen, ProbeDone, UpdateSeen,
-// SequenceSeen, Restored, Elected, Gap and Ticked.
+// SequenceSeen, Restored, Elected, Disconnected, Reported, Gap and Ticked.
 type Event interface{ event() }
 
 // HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.
@@ -23,8 +23,8 @@ type HeartbeatSeen struct {
 // ProbeDone is what came of a ProbeDue.
 type ProbeDone struct {
 	Server, Boot string
-	// OK says that the health URL answered well.
-	OK bool
+	// OK says that the health URL answered well, Refused that nobody listens there.
+	OK, Refused bool
 }
 
 // UpdateSeen is a view update that arrived. The own region's only show how far another of its

@@ -20,22 +20,28 @@ type View struct {
 	// starts holds, for each of Regions, the index of its first server in Servers.
 	starts []int
 	seqs   map[string]uint64
+	// settled is when the last slow start in it ends.
+	settled time.Time
 	// current is when the view's source was last known to be complete, in Unix nanoseconds.
 	// It goes on being proven after the view was made.
 	current *atomic.Int64
 }
 
 // NewView returns the view of the servers, which must be sorted by region and id and are not
-// changed afterwards. For placement those that are suspect under fail_open are up. seqs holds the newest view update of each region that it includes;
+// changed afterwards. For placement those that are suspect under fail_open are up, and those
+// in slow start are as small as at now. seqs holds the newest view update of each region that it includes;
 // current tells, in Unix nanoseconds, when it was last known to be complete.
-func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.Int64) *View {
+func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.Int64, now time.Time) *View {
 	v := &View{Servers: servers, seqs: seqs, current: current}
 	list := make([]placement.Server, len(servers))
 	for i := range servers {
 		s := &servers[i]
 		list[i] = placement.Server{
-			ID: s.Server, Region: s.Region, State: s.State, Capacity: float64(s.Capacity),
+			ID: s.Server, Region: s.Region, State: s.State, Capacity: Effective(s, now),
 			Utilisation: s.Load.Utilisation, Location: s.Location, Replication: s.Replication,
+		}
+		if !s.RejoinedAt.IsZero() {
+			v.settled = latest(v.settled, s.RejoinedAt.Add(slowStart))
 		}
 		if s.State == events.StateSuspect && s.Protection == events.FailOpen {
 			list[i].State = events.StateUp

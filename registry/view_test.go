@@ -26,7 +26,7 @@ func TestViewFindsServers(t *testing.T) {
 	}
 	var current atomic.Int64
 	current.Store(start.UnixNano())
-	v := registry.NewView(servers, map[string]uint64{"a-1": 3}, &current)
+	v := registry.NewView(servers, map[string]uint64{"a-1": 3}, &current, start)
 	for _, want := range servers {
 		got, ok := v.Server(want.Server)
 		if want.Server == "twice" {

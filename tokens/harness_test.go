@@ -55,7 +55,7 @@ func (f *fleet) set(servers ...events.Server) {
 		seqs[s.Region] = 1
 	}
 	f.now.Store(time.Now().UnixNano())
-	f.view.Store(registry.NewView(servers, seqs, &f.now))
+	f.view.Store(registry.NewView(servers, seqs, &f.now, time.Unix(0, f.now.Load())))
 }
 
 func newKey(t *testing.T) ed25519.PrivateKey {

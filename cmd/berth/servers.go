@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -87,8 +88,8 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tAS OF\tURL\n")
 	for _, s := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.0f %%\t%s ago\t%s\n", s.Server, s.Region, s.State, s.Reason,
-			age(now, s.Since), s.Load.Sessions, s.Capacity, 100*s.Load.Utilisation, age(now, s.SeenAt), s.URL)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%.0f %%\t%s ago\t%s\n", s.Server, s.Region, s.State, s.Reason,
+			age(now, s.Since), s.Load.Sessions, capacity(&s, now), 100*s.Load.Utilisation, age(now, s.SeenAt), s.URL)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -98,6 +99,14 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	}
 	_, err := fmt.Fprintf(p.stdout, "%d servers in the view of %s\n", len(list), region)
 	return err
+}
+
+// capacity returns a server's capacity, in slow start with the part that counts.
+func capacity(s *events.Server, now time.Time) string {
+	if now := int(registry.Effective(s, now)); now < s.Capacity {
+		return fmt.Sprintf("%d of %d", now, s.Capacity)
+	}
+	return strconv.Itoa(s.Capacity)
 }
 
 // protections says of each protected region how many of its servers bear which mark, in the
