@@ -30,14 +30,19 @@ type Config struct {
 	Region string
 	// Jurisdiction names whose replies come here: the prefix of the inboxes. Empty: events.GlobalJurisdiction.
 	Jurisdiction string
-	// Role is what connects, such as "registry"; Server and Boot name a regional server and its start. They show in the
-	// connection's name. Role is required, the others may be empty.
-	Role, Server, Boot string
+	// Role is what connects, such as "registry". It shows in the connection's name. Required.
+	Role string
+	// Server and Boot are those of a regional server's heartbeats, whose Role is RoleServer: by them the registry knows
+	// whose connection has ended. Empty: it is none.
+	Server, Boot string
 	// Wait makes Dial try until NATS is there, as a service wants it. False: it tries once, as a command does.
 	Wait bool
 	// Log gets lost and restored connections, and each failed try of Dial. Nil: nothing is logged.
 	Log *slog.Logger
 }
+
+// RoleServer is the role of a regional server.
+const RoleServer = "server"
 
 func (c *Config) validate() error {
 	if c.Role == "" {

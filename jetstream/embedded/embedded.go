@@ -84,6 +84,8 @@ type node struct {
 	log *slog.Logger
 	// build returns fresh options: a server keeps and changes those it is given.
 	build func() (*server.Options, error)
+	// prepare changes a server before anybody can connect to it. Nil: it stays as it is.
+	prepare func(*server.Server) error
 
 	// mu guards the fields below: a node starts and stops as a whole, one at a time.
 	mu    sync.Mutex
@@ -116,7 +118,7 @@ func (n *node) start(ctx context.Context) error {
 			return err
 		}
 	}
-	srv, err := run(ctx, opts, n.log)
+	srv, err := run(ctx, opts, n.prepare, n.log)
 	if err != nil {
 		return errors.Join(err, n.unlock())
 	}
@@ -127,8 +129,11 @@ func (n *node) start(ctx context.Context) error {
 }
 
 // run starts a server and waits until it listens, has failed, or ctx ends.
-func run(ctx context.Context, opts *server.Options, log *slog.Logger) (*server.Server, error) {
+func run(ctx context.Context, opts *server.Options, prepare func(*server.Server) error, log *slog.Logger) (*server.Server, error) {
 	srv, err := server.NewServer(opts)
+	if err == nil && prepare != nil {
+		err = prepare(srv)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("configure nats server: %w", err)
 	}

@@ -99,7 +99,7 @@ func NewRegion(cfg RegionConfig) (*Region, error) {
 	}
 	r := &Region{cfg: cfg}
 	r.node.log = logOrNone(cfg.Log)
-	r.node.build = r.options
+	r.node.build, r.node.prepare = r.options, tellOfDisconnects
 	return r, nil
 }
 
@@ -122,7 +122,41 @@ func (r *Region) options() (*server.Options, error) {
 	if r.cfg.Adjust != nil {
 		r.cfg.Adjust(o)
 	}
+	if o.SystemAccount == "" {
+		nameSystemAccount(o)
+	}
 	return o, nil
+}
+
+// anybody is the user of who presents nothing, where nobody has to.
+const anybody = "anybody"
+
+// nameSystemAccount makes a system account that others can import from. A server that has one wants users too, and would
+// think of another name for who presents nothing at each start.
+func nameSystemAccount(o *server.Options) {
+	o.Accounts = append(o.Accounts, server.NewAccount(server.DEFAULT_SYSTEM_ACCOUNT))
+	o.SystemAccount = server.DEFAULT_SYSTEM_ACCOUNT
+	if o.CustomClientAuthentication == nil && o.Username == "" && o.Authorization == "" && len(o.Users)+len(o.Nkeys) == 0 {
+		o.Users, o.NoAuthUser = []*server.User{{Username: anybody}}, anybody
+	}
+}
+
+// tellOfDisconnects lets the clients of the global account hear which of its connections end: NATS says so in its system
+// account. Where Adjust has made other accounts it decides what they hear.
+func tellOfDisconnects(srv *server.Server) error {
+	system, err := srv.LookupAccount(server.DEFAULT_SYSTEM_ACCOUNT)
+	if err != nil {
+		return nil //nolint:nilerr // Adjust has named another
+	}
+	const subject = "$SYS.ACCOUNT." + server.DEFAULT_GLOBAL_ACCOUNT + ".DISCONNECT"
+	all, err := srv.LookupAccount(server.DEFAULT_GLOBAL_ACCOUNT)
+	if err == nil {
+		err = system.AddStreamExport(subject, []*server.Account{all})
+	}
+	if err == nil {
+		err = all.AddStreamImport(system, subject, "")
+	}
+	return err
 }
 
 // remote is the leaf connection to the hub. What it denies, it denies both ways.

@@ -44,7 +44,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer func() { _ = listener.Close() }() // closed already where it was served
 	c.URL = cmp.Or(c.URL, service.URL(listener))
-	c.NATS.Role, c.NATS.Server, c.NATS.Boot = "server", c.Server, ulid.Make().String()
+	c.NATS.Role, c.NATS.Server, c.NATS.Boot = jetstream.RoleServer, c.Server, ulid.Make().String()
 	conn, err := jetstream.Dial(ctx, c.NATS)
 	if err != nil {
 		return err

@@ -26,6 +26,9 @@ type RegistryConfig struct {
 	Topology jetstream.Topology
 	// Admin is where /readyz, /metrics and the view are served. Empty: nowhere.
 	Admin string
+	// ServerUsers are NATS users that may send any heartbeat of the region, beside those named as
+	// their servers are.
+	ServerUsers []string
 	// Ready is called with the admin URL once the registry has a view. nil: nobody is told.
 	Ready func(admin string)
 	Log   *slog.Logger
@@ -47,7 +50,7 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	r, err := registry.New(registry.Config{
 		Region: c.NATS.Region, Bus: conn, Heartbeats: heartbeats, Store: conn.Servers(),
-		Lease: conn.Lease(), Name: name,
+		Lease: conn.Lease(), Name: name, Disconnects: conn.Disconnects(c.ServerUsers...),
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: c.Log, Metrics: metrics,
 	})
 	if err != nil {
