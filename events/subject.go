@@ -162,7 +162,7 @@ func LeafDenials(others []string) []string {
 	for _, k := range []Kind{KindHeartbeat, KindLoad, KindServer, KindRegion, KindDecision, KindSession, KindReport} {
 		deny = append(deny, Prefix+string(k)+".>")
 	}
-	deny = append(deny, "$SYS.ACCOUNT.>") // whose connections come and go
+	deny = append(deny, "$SYS.>") // whose connections come and go, and who asks who it is
 	for _, j := range others {
 		deny = append(deny,
 			Prefix+string(KindRPC)+".*."+j+".>",

@@ -152,6 +152,7 @@ func TestLeafDenials(t *testing.T) {
 		{"berth.v1.session.eu-west-1.moved", false},
 		{"berth.v1.report.eu-west-1", false},
 		{"$SYS.ACCOUNT.$G.DISCONNECT", false},
+		{"$SYS.REQ.USER.INFO", false},
 		{"berth.v1.rpc.tokens.us.us-east-1.refresh", false},
 		{"berth.v1.rpc.sessions.us.us-east-1.adopt", false},
 		{"berth.copies.us.x.y", false},

@@ -83,19 +83,33 @@ func (c *Conn) named(name string) (server, boot string, ok bool) {
 	return parts[3], parts[4], true
 }
 
-// identity asks NATS who this connection is.
+// identity asks NATS who this connection is. Servers beyond a leaf connection may answer too, of the link: only the one
+// that is connected to knows.
 func (c *Conn) identity(ctx context.Context) (identity, error) {
 	ctx, cancel := within(ctx, whoAmITimeout)
 	defer cancel()
-	reply, err := c.nc.RequestWithContext(ctx, whoAmI, nil)
+	inbox := c.nc.NewRespInbox()
+	replies, err := c.nc.SubscribeSync(inbox)
 	if err != nil {
 		return identity{}, fmt.Errorf("ask nats who this is: %w", err)
 	}
-	var info struct {
-		Data identity `json:"data"`
-	}
-	if err := json.Unmarshal(reply.Data, &info); err != nil {
+	defer func() { _ = replies.Unsubscribe() }() // of a connection that is gone it is gone too
+	if err := c.nc.PublishRequest(whoAmI, inbox, nil); err != nil {
 		return identity{}, fmt.Errorf("ask nats who this is: %w", err)
 	}
-	return info.Data, nil
+	for {
+		reply, err := replies.NextMsgWithContext(ctx)
+		if err != nil {
+			return identity{}, fmt.Errorf("ask nats who this is: %w", err)
+		}
+		var info struct {
+			Server struct {
+				ID string `json:"id"`
+			} `json:"server"`
+			Data identity `json:"data"`
+		}
+		if json.Unmarshal(reply.Data, &info) == nil && info.Server.ID == c.nc.ConnectedServerId() {
+			return info.Data, nil
+		}
+	}
 }

@@ -1,6 +1,8 @@
 package jetstream_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -144,5 +146,39 @@ func TestDisconnectsByUser(t *testing.T) {
 	}
 	if got, want := strings.Join(got, " "), "eu-west-1-a eu-west-1-b eu-west-1-c eu-west-1-d"; got != want {
 		t.Errorf("heard %s, want %s", got, want)
+	}
+}
+
+// TestDocumentedAccounts runs NATS with the accounts that docs/nats.md shows.
+func TestDocumentedAccounts(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "docs", "nats.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(page), "```")
+	if len(blocks) != 3 {
+		t.Fatalf("%d parts around blocks in docs/nats.md, want 3", len(blocks))
+	}
+	for _, name := range []string{"SYS_PASSWORD", "REGISTRY_PASSWORD", "SERVER_PASSWORD"} {
+		t.Setenv(name, "secret")
+	}
+	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: "eu-west-1", Adjust: func(o *server.Options) {
+		if err := o.ProcessConfigString(blocks[1]); err != nil {
+			t.Error(err)
+		}
+	}})
+	as := func(user string) func(*jetstream.Config) {
+		return func(c *jetstream.Config) { c.Options = []nats.Option{nats.UserInfo(user, "secret")} }
+	}
+	heard := disconnects(t, jetstreamtest.Dial(t, r.ClientURL(), as("registry")))
+	c := jetstream.Config{URL: r.ClientURL(), Role: jetstream.RoleServer, Region: "eu-west-1", Server: "eu-west-1-a", Boot: boot}
+	as("eu-west-1-a")(&c)
+	conn, err := jetstream.Dial(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kill(t, conn)
+	if got, want := next(t, heard), "eu-west-1-a "+boot; got != want {
+		t.Errorf("heard %q, want %q", got, want)
 	}
 }

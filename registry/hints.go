@@ -15,6 +15,9 @@ func (Reported) event()     {}
 // refuses connections: then the process is gone.
 const returnWait = 300 * time.Millisecond
 
+// againAfter is the pause from one failed probe of such a boot to the next.
+const againAfter = returnWait / 4
+
 // hint is a sign that a server may have died, ahead of silence: it is probed at once.
 type hint struct {
 	// gone is when the connection of the present boot ended, zero if it was heard since or
@@ -65,8 +68,9 @@ func (t *Table) judgeGone(s *server, interval time.Duration, now time.Time) []Ef
 	case now.Sub(t.gap) < 2*interval:
 	case s.refused, waited >= returnWait && s.failed >= probesToDie:
 		return t.die(s, reasonDisconnected, now)
-	case waited >= returnWait && s.failed > 0:
-		return s.ask(returnWait, now)
+	case s.failed > 0:
+		// A process that is being killed loses its connections before its port.
+		return s.ask(againAfter, now)
 	}
 	return nil
 }

@@ -39,12 +39,12 @@ func TestHints(t *testing.T) {
 		{
 			name:  "its port fails otherwise",
 			scene: scene{beats: seconds(0, 3), event: hint(3.5, lost), probe: refused, until: 4.5},
-			want:  []string{"0.00 up< heartbeat", "3.50 probe", "3.80 probe", "3.85 down<up disconnected"},
+			want:  []string{"0.00 up< heartbeat", "3.50 probe", "3.60 probe", "3.70 probe", "3.80 down<up disconnected"},
 		},
 		{
 			name:  "it connects anew",
 			scene: scene{beats: []float64{0, 1, 2, 3, 3.7, 4.7}, event: hint(3.5, lost), probe: refused, until: 5},
-			want:  []string{"0.00 up< heartbeat", "3.50 probe"},
+			want:  []string{"0.00 up< heartbeat", "3.50 probe", "3.60 probe"},
 		},
 		{
 			name:  "the bus was lost, and it serves",

@@ -218,7 +218,7 @@ func TestRegistriesTakeOver(t *testing.T) {
 		return strings.Contains(body, `"state":"down"`)
 	})
 	w.beats(1)
-	if n := w.verdicts.Load(); n != 2 {
-		t.Errorf("%d verdicts, want suspect and down", n)
+	if n := w.verdicts.Load(); n != 1 {
+		t.Errorf("%d verdicts, want down", n)
 	}
 }

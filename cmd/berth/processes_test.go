@@ -32,6 +32,8 @@ type regionProcesses struct {
 	registry, tokens         *process
 	registryArgs, tokensArgs []string
 	way                      dev.Way
+	// servers are the demo servers by their ids.
+	servers map[string]*process
 }
 
 // startProcesses runs a fleet as its operators would.
@@ -95,6 +97,7 @@ func (f *processes) startRegion(t *testing.T, dir, name, nats, users string) {
 	// The ports are fixed, so that a service that is started again is found where it was.
 	listen, admin := jetstreamtest.FreePort(t), jetstreamtest.FreePort(t)
 	r := &regionProcesses{
+		servers:      map[string]*process{},
 		registryArgs: []string{"registry", "--nats", nats, "--region", name, "--admin", "127.0.0.1:0"},
 		tokensArgs: []string{
 			"tokens", "--nats", nats, "--region", name, "--listen", fmt.Sprintf("127.0.0.1:%d", listen),
@@ -104,15 +107,23 @@ func (f *processes) startRegion(t *testing.T, dir, name, nats, users string) {
 	}
 	r.registry, r.tokens = start(t, r.registryArgs...), start(t, r.tokensArgs...)
 	region := dev.ReadyRegion{Region: name, NATSURL: nats, TokensURL: said(t, r.tokens, "serving on ")}
+	f.regions[name] = r
 	for _, suffix := range []string{"a", "b"} {
 		id := name + "-" + suffix
-		s := start(t, "demo", "--nats", nats, "--region", name, "--server", id, "--listen", "127.0.0.1:0",
-			"--issuer", f.ready.GlobalURL, "--location", dev.Location(name).String())
+		s := f.startServer(t, name, id, nats)
 		region.Servers = append(region.Servers, dev.ReadyServer{ID: id, URL: said(t, s, "serving on "), PID: s.cmd.Process.Pid})
 	}
 	r.way = dev.Way{Region: name, URL: region.TokensURL, Admin: said(t, r.tokens, "admin on ")}
-	f.regions[name] = r
 	f.ready.Regions = append(f.ready.Regions, region)
+}
+
+// startServer runs a demo server, which may have run before.
+func (f *processes) startServer(t *testing.T, region, id, nats string) *process {
+	t.Helper()
+	s := start(t, "demo", "--nats", nats, "--region", region, "--server", id, "--listen", "127.0.0.1:0",
+		"--issuer", f.ready.GlobalURL, "--location", dev.Location(region).String())
+	f.regions[region].servers[id] = s
+	return s
 }
 
 // said waits for a line with the prefix and returns the rest of it.

@@ -137,10 +137,11 @@ func (c *ProcessConfig) file() map[string]any {
 		file["jetstream"] = map[string]any{
 			"domain": c.Region, "store_dir": c.StoreDir, "max_memory_store": maxMemory, "max_file_store": maxStore,
 		}
+		c.accounts(file)
 	}
 	if len(c.Hubs) > 0 {
 		deny := events.LeafDenials(c.Foreign)
-		leaf["remotes"] = []any{map[string]any{"urls": c.Hubs, "deny_imports": deny, "deny_exports": deny}}
+		leaf["remotes"] = []any{map[string]any{"urls": c.Hubs, "account": account, "deny_imports": deny, "deny_exports": deny}}
 	}
 	if c.Cluster != nil {
 		file["server_name"] = c.Cluster.Node
@@ -153,4 +154,24 @@ func (c *ProcessConfig) file() map[string]any {
 		}
 	}
 	return file
+}
+
+// account holds everything of a region's.
+const account = "BERTH"
+
+// accounts lets berth's account hear whose connections end, which NATS says in its system account.
+func (c *ProcessConfig) accounts(file map[string]any) {
+	const disconnects = "$SYS.ACCOUNT." + account + ".DISCONNECT"
+	file["accounts"] = map[string]any{
+		"SYS": map[string]any{
+			"users":   []any{map[string]string{"user": "sys", "password": "sys"}},
+			"exports": []any{map[string]any{"stream": disconnects, "accounts": []string{account}}},
+		},
+		account: map[string]any{
+			"jetstream": "enabled",
+			"users":     []any{map[string]string{"user": "berth", "password": "berth"}},
+			"imports":   []any{map[string]any{"stream": map[string]string{"account": "SYS", "subject": disconnects}}},
+		},
+	}
+	file["system_account"], file["no_auth_user"] = "SYS", "berth"
 }
