@@ -137,7 +137,7 @@ func run(ctx context.Context, opts *server.Options, prepare func(*server.Server)
 	if err != nil {
 		return nil, fmt.Errorf("configure nats server: %w", err)
 	}
-	lines := &logger{log: log, server: opts.ServerName, fatal: make(chan string, 1)}
+	lines := &logger{log: log, server: opts.ServerName, open: opts.NoAuthUser == anybody, fatal: make(chan string, 1)}
 	srv.SetLogger(lines, false, false)
 	started := make(chan struct{})
 	go func() {

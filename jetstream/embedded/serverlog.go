@@ -4,18 +4,26 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 )
 
 // logger hands the NATS server's warnings and errors to slog. Its notices, a dozen lines a start, are left out.
 type logger struct {
 	log    *slog.Logger
 	server string
+	// open says that nobody has to present anything.
+	open bool
 	// fatal gets the first reason why the server could not start.
 	fatal chan string
 }
 
-// Warnf logs what a server goes on after.
-func (l *logger) Warnf(format string, v ...any) { l.line("warning", format, v) }
+// Warnf logs what a server goes on after. That passwords should be hashed is no news where there are none.
+func (l *logger) Warnf(format string, v ...any) {
+	if l.open && strings.HasPrefix(format, "Plaintext passwords") {
+		return
+	}
+	l.line("warning", format, v)
+}
 
 // Errorf logs what did not work.
 func (l *logger) Errorf(format string, v ...any) { l.line("error", format, v) }
