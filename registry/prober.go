@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"syscall"
 	"time"
@@ -23,6 +24,8 @@ type ProberConfig struct {
 	// Roots are the authorities that certificates are checked against; nil: the system's.
 	// There is no way not to check them.
 	Roots *x509.CertPool
+	// Dial opens a connection to host:port; nil: a net.Dialer does.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Bounds of what is read of a health URL's answer.
@@ -44,7 +47,7 @@ func NewProber(c ProberConfig) *Prober {
 		timeout: cmp.Or(c.Timeout, time.Second),
 		client: &http.Client{
 			Transport: &http.Transport{
-				DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment,
+				DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment, DialContext: c.Dial,
 				TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
 				MaxResponseHeaderBytes: maxProbeHeader,
 			},

@@ -21,8 +21,10 @@ type world struct {
 	servers []*simulated
 	byID    map[string]*simulated
 	results []probeResult
-	// cut says that the table's own connection is away.
+	// cut says that the registry's own connection is away.
 	cut bool
+	// live is the registry on NATS that judges them in place of the table; nil: none.
+	live *liveRegion
 	// seen is called with what the table wants done.
 	seen func(registry.Effect)
 }
@@ -41,8 +43,8 @@ type simulated struct {
 	stopped, mute time.Time
 	// lost is the share of its heartbeats that do not arrive.
 	lost float64
-	// since is when it last died or began to be stopped.
-	since time.Time
+	// since is when it last died, born when it was last started anew.
+	since, born time.Time
 }
 
 type probeResult struct {
@@ -52,17 +54,20 @@ type probeResult struct {
 
 // newWorld returns a region of n servers that have been up for some seconds.
 func newWorld(t testing.TB, n int, tick time.Duration, seed uint64) *world {
-	w := &world{
-		t: t, table: registry.NewTable("eu-west-1", registry.Detection{}), rng: rand.New(rand.NewPCG(seed, seed)),
-		tick: tick, now: start, byID: map[string]*simulated{}, seen: func(registry.Effect) {},
-	}
+	w := &world{t: t, table: registry.NewTable("eu-west-1", registry.Detection{}), tick: tick, now: start}
+	w.begin(n, seed)
+	return w
+}
+
+// begin lets n servers come up.
+func (w *world) begin(n int, seed uint64) {
+	w.rng, w.byID, w.seen = rand.New(rand.NewPCG(seed, seed)), map[string]*simulated{}, func(registry.Effect) {}
 	for i := range n {
 		s := &simulated{id: fmt.Sprintf("eu-west-1-%03d", i), boot: 1}
 		s.next = w.now.Add(time.Duration(w.rng.Int64N(int64(time.Second))))
 		w.servers, w.byID[s.id] = append(w.servers, s), s
 	}
 	w.run(6 * time.Second)
-	return w
 }
 
 // run lets time pass.
@@ -73,12 +78,19 @@ func (w *world) run(d time.Duration) {
 }
 
 func (w *world) step() {
-	w.now = w.now.Add(w.tick)
+	if w.live != nil {
+		w.live.pass(w)
+	} else {
+		w.now = w.now.Add(w.tick)
+	}
 	for _, s := range w.servers {
 		for !s.next.After(w.now) {
 			s.next = s.next.Add(time.Second + time.Duration((w.rng.Float64()-0.5)*0.2*float64(time.Second)))
 			w.beat(s)
 		}
+	}
+	if w.live != nil {
+		return
 	}
 	waiting := w.results
 	w.results = nil
@@ -98,7 +110,7 @@ func (w *world) beat(s *simulated, change ...func(*events.Heartbeat)) {
 		return
 	}
 	s.seq++
-	if w.cut || w.now.Before(s.mute) || w.rng.Float64() < s.lost {
+	if w.cut && w.live == nil || w.now.Before(s.mute) || w.rng.Float64() < s.lost {
 		return
 	}
 	if s.says == nil {
@@ -113,6 +125,10 @@ func (w *world) beat(s *simulated, change ...func(*events.Heartbeat)) {
 }
 
 func (w *world) reduce(e registry.Event) {
+	if w.live != nil {
+		w.live.learn(w, e)
+		return
+	}
 	for _, effect := range w.table.Reduce(e, w.now) {
 		if due, ok := effect.(registry.ProbeDue); ok {
 			w.probe(due)
@@ -141,6 +157,36 @@ func (w *world) probe(due registry.ProbeDue) {
 	w.results = append(w.results, r)
 }
 
+// state returns a server's state as the registry knows it.
+func (w *world) state(id string) events.State {
+	if w.live != nil {
+		return w.live.state(id)
+	}
+	return server(w.t, w.table, id).State
+}
+
+// connect cuts the registry off the bus, or joins it again.
+func (w *world) connect(on bool) {
+	w.cut = !on
+	switch {
+	case w.live != nil:
+		w.live.connect(on)
+	case on:
+		w.reduce(registry.Gap{})
+	}
+}
+
+// restart starts the registry anew.
+func (w *world) restart() {
+	if w.live != nil {
+		w.live.restart(w)
+		return
+	}
+	list := w.table.Servers()
+	w.table, w.results = registry.NewTable("eu-west-1", registry.Detection{}), nil
+	w.reduce(registry.Restored{Servers: list})
+}
+
 // kill ends a process.
 func (w *world) kill(s *simulated) { s.dead, s.since = true, w.now }
 
@@ -157,7 +203,7 @@ func (w *world) count(state events.State) int {
 
 // boots starts a process anew.
 func (w *world) boots(s *simulated) {
-	s.dead, s.seq, s.next = false, 0, w.now
+	s.dead, s.seq, s.next, s.born = false, 0, w.now, w.now
 	s.boot++
 	s.says = nil
 }

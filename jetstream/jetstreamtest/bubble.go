@@ -2,6 +2,7 @@ package jetstreamtest
 
 import (
 	"context"
+	"flag"
 	"os"
 	"os/exec"
 	"regexp"
@@ -71,7 +72,13 @@ func runAlone(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), bubbleLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", strings.Join(parts, "/"), "-test.v", "-test.count=1")
+	args := []string{"-test.run", strings.Join(parts, "/"), "-test.v", "-test.count=1"}
+	flag.Visit(func(f *flag.Flag) {
+		if !strings.HasPrefix(f.Name, "test.") { // a seed, say
+			args = append(args, "-"+f.Name+"="+f.Value.String())
+		}
+	})
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = append(os.Environ(), bubbleEnv+"="+t.Name())
 	out, err := cmd.CombinedOutput()
 	switch {
