@@ -57,16 +57,16 @@ func (t *Table) reported(e Reported, now time.Time) []Effect {
 }
 
 // judgeGone judges a server whose connection has ended: down once its port refuses, or when it
-// has not returned in returnWait and the last two probes failed. After a fault of this
+// has not returned in returnWait, the last two probes failed and no other region reaches it. After a fault of this
 // registry's own that waits, as every verdict does.
 func (t *Table) judgeGone(s *server, interval time.Duration, now time.Time) []Effect {
 	waited := now.Sub(s.gone)
 	switch {
 	case now.Sub(t.gap) < 2*interval:
-	case s.refused, waited >= returnWait && s.failed >= probesToDie:
+	case s.refused, waited >= returnWait && s.failed >= probesToDie && !s.vouched(now):
 		return t.die(s, reasonDisconnected, now)
 	case waited >= returnWait && s.failed > 0:
-		return s.ask(returnWait, now)
+		return append(s.ask(returnWait, now), t.inquire(s, now)...)
 	}
 	return nil
 }
