@@ -147,7 +147,8 @@ func (r *Registry) askWitnesses(ctx context.Context, due WitnessDue) {
 		defer func() { <-r.inquiries }()
 	default:
 		r.metrics.witnessed.WithLabelValues("dropped").Inc()
-		return // the server is asked about again, if it lives so long
+		r.inbox.learned(Witnessed{Server: due.Server, Boot: due.Boot})
+		return // it is asked about again, if it lives so long
 	}
 	ctx, cancel := context.WithTimeout(ctx, witnessTimeout)
 	defer cancel()
@@ -174,6 +175,8 @@ func (r *Registry) askWitnesses(ctx context.Context, due WitnessDue) {
 		outcome = "good"
 	case w.Failed:
 		outcome = "failed"
+	}
+	if !w.Good {
 		r.inbox.learned(w)
 	}
 	r.metrics.witnessed.WithLabelValues(outcome).Inc()

@@ -63,10 +63,13 @@ func (t *Table) judgeGone(s *server, interval time.Duration, now time.Time) []Ef
 	waited := now.Sub(s.gone)
 	switch {
 	case now.Sub(t.gap) < 2*interval:
-	case s.refused, waited >= returnWait && s.failed >= probesToDie && !s.vouched(now):
+		return nil
+	case s.refused, waited >= returnWait && s.failed >= probesToDie && !s.vouched(now) && !s.expects(now):
 		return t.die(s, reasonDisconnected, now)
-	case waited >= returnWait && s.failed > 0:
-		return append(s.ask(returnWait, now), t.inquire(s, now)...)
 	}
-	return nil
+	effects := t.inquire(s, now)
+	if waited >= returnWait && s.failed > 0 {
+		effects = append(effects, s.ask(returnWait, now)...)
+	}
+	return effects
 }

@@ -114,6 +114,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	o.seen, o.heard = latest(o.seen, now), latest(o.heard, now)
 	if o.unreachable {
 		o.all(o.seq, now)
+		o.vain = 0
 		effects = t.reach(u.Region, o, true, "view updates are back", now)
 	}
 	return append(effects, t.take(o, u, now)...)

@@ -8,7 +8,7 @@ import (
 )
 
 // WitnessDue asks other regions to probe a server of the own region that does not answer from
-// here; a Witnessed is awaited, and nothing waits for it.
+// here; a Witnessed is awaited.
 type WitnessDue struct {
 	Server, Boot string
 	// Regions are those to ask.
@@ -19,7 +19,7 @@ type WitnessDue struct {
 type Witnessed struct {
 	Server, Boot string
 	// Good says that the server answers one of those that were asked, Failed that it answers
-	// none that have said. Neither: nobody has.
+	// none that have said. Neither: nobody has said anything in time.
 	Good, Failed bool
 }
 
@@ -31,6 +31,9 @@ const (
 	witnessEvery = 2 * time.Second
 	// witnessHolds is how long a good answer speaks for a server, from when it was asked for.
 	witnessHolds = 5 * time.Second
+	// witnessWait is how long a verdict on a server whose connection ended waits for an answer.
+	// After a silence none waits: it has had the time since the first failed probe.
+	witnessWait = 500 * time.Millisecond
 	// witnesses is how many regions are asked at a time.
 	witnesses = 2
 )
@@ -39,14 +42,21 @@ const (
 // it answers them, the fault is on the way to it: it stays suspect.
 type testimony struct {
 	// inquired is when others were last asked, reached when the question was asked that was
-	// last answered well. Zero: in the present silence, not.
+	// last answered well. Zero: in the present silence, not. awaited says that there was no
+	// answer yet.
 	inquired, reached time.Time
+	awaited           bool
 }
 
 // vouched reports whether the server answers elsewhere. A port that refuses connections here
 // is refused by the server's own machine: that needs no witness.
 func (e *evidence) vouched(now time.Time) bool {
 	return !e.refused && !e.reached.IsZero() && now.Sub(e.reached) < witnessHolds
+}
+
+// expects reports whether an answer may still come in time for a verdict at now.
+func (e *evidence) expects(now time.Time) bool {
+	return e.awaited && now.Sub(e.inquired) < witnessWait
 }
 
 // inquire asks other regions about a server that lives as far as is known, once a probe from
@@ -59,7 +69,7 @@ func (t *Table) inquire(s *server, now time.Time) []Effect {
 	if len(regions) == 0 {
 		return nil
 	}
-	s.inquired = now
+	s.inquired, s.awaited = now, true
 	return []Effect{WitnessDue{Server: s.value.Server, Boot: s.value.Boot, Regions: regions}}
 }
 
@@ -92,6 +102,7 @@ func (t *Table) witnessed(e Witnessed, now time.Time) []Effect {
 	if !ok || e.Boot != s.value.Boot || s.inquired.IsZero() || now.Sub(s.inquired) >= witnessHolds {
 		return nil
 	}
+	s.awaited = false
 	switch {
 	case e.Good:
 		s.reached = s.inquired
