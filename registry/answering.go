@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"sync"
 	"time"
 
@@ -133,10 +132,15 @@ func (t *Table) Part(part, of int, now time.Time) *events.ViewUpdate {
 }
 
 // partOf returns in which part, from 1 to of, a server is.
-func partOf(id string, of int) int {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // it never fails
-	return 1 + int(h.Sum32()%uint32(of))
+func partOf(id string, of int) int { return 1 + int(hash(id)%uint64(of)) }
+
+// hash is FNV-1a, of 64 bits.
+func hash(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
 }
 
 const (

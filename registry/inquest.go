@@ -41,9 +41,11 @@ const (
 	// deadShare is the share of a region's servers that must fail their probes.
 	deadShare = 0.9
 	// surveyEvery is the time from one round of probes to the next, surveySeldom the same once
-	// the region is down; lostSurvey is how long the results of a round are awaited.
+	// the region is down or was found alive livesEnough times in a row; lostSurvey is how long
+	// the results of a round are awaited.
 	surveyEvery  = 2 * time.Second
 	surveySeldom = 10 * time.Second
+	livesEnough  = 5
 	lostSurvey   = 15 * time.Second
 	// surveyed is how many servers one round probes at most. Of a region of which a fifth
 	// still lives, that finds nine tenths dead in one of 170 rounds, and of one of which a
@@ -89,7 +91,7 @@ const (
 // survey asks for the next round of probes of a region that is out of reach.
 func (t *Table) survey(name string, o *otherRegion, now time.Time) []Effect {
 	pause := surveyEvery
-	if o.down {
+	if o.down || o.lives >= livesEnough {
 		pause = surveySeldom
 	}
 	if now.Sub(o.held) < pause || o.open && now.Sub(o.held) < lostSurvey {
@@ -212,7 +214,7 @@ func (t *Table) conclude(name string, o *otherRegion, own Finding, now time.Time
 			return dead
 		}
 		return unclear
-	case o.alone.IsZero():
+	case o.alone.Before(t.gap) || o.alone.IsZero():
 		o.alone = o.held
 	}
 	if now.Sub(o.alone) >= t.detection.Alone {

@@ -183,6 +183,21 @@ func TestWhenARegionIsDown(t *testing.T) {
 	}
 }
 
+func TestARegionThatLivesIsProbedSeldom(t *testing.T) {
+	c := cutOff{servers: 10, others: []string{"b"}, until: 130, finds: func(_ string, s float64) registry.Finding {
+		if s < 111 {
+			return registry.Finding{Good: 10}
+		}
+		return registry.Finding{Failed: 10}
+	}}
+	if diff := cmp.Diff([]string{"10.0 unreachable", "120.6 down"}, c.play(registry.NewTable("eu-west-1", registry.Detection{}))); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if n := len(c.surveys); n > 18 {
+		t.Errorf("%d rounds of probes in two minutes", n)
+	}
+}
+
 func TestARegionWithoutLivingServersIsNotProbed(t *testing.T) {
 	table := registry.NewTable("eu-west-1", registry.Detection{})
 	c := cutOff{finds: func(string, float64) registry.Finding { return registry.Finding{} }, until: 30}

@@ -24,6 +24,8 @@ func (ViewAnswered) event() {}
 const (
 	// lateUpdate is how long an update may be overtaken by later ones before it counts as lost.
 	lateUpdate = 200 * time.Millisecond
+	// returnGrace is how long a region that is back in reach has to tell everything unasked.
+	returnGrace = time.Second
 	// lostPart is how long the parts of a full update may be apart.
 	lostPart = time.Second
 	// askEvery is the least time from one question to the next; each that was in vain doubles

@@ -113,9 +113,9 @@ func TestALostUpdateIsAskedFor(t *testing.T) {
 			want: []string{"1.20 ask us-east-1", "3.20 ask us-east-1"},
 		},
 		{
-			name: "out of reach: not asked until it is back", until: 14.5,
+			name: "out of reach: not asked until it is back", until: 15.5,
 			steps: []step{begin, {1, told(update(1, nil))}, {1.05, told(update(3, nil, remote("a", 3)))}, {1.3, answer(nil)}, {4, answer(nil)}, {8, answer(nil)}, {14, told(update(3, nil))}},
-			want:  []string{"1.25 ask us-east-1", "3.25 ask us-east-1", "7.25 ask us-east-1", "14.00 ask us-east-1"},
+			want:  []string{"1.25 ask us-east-1", "3.25 ask us-east-1", "7.25 ask us-east-1", "15.20 ask us-east-1"},
 		},
 	}
 	for _, test := range tests {

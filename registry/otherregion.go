@@ -44,6 +44,14 @@ type fullUpdate struct {
 // as cut off: when it is back it is told everything at once.
 const lapse = 2 * time.Second
 
+// Why servers of another region do not count as that region says.
+const (
+	// ReasonRegionUnreachable: no update of the region has come for too long.
+	ReasonRegionUnreachable = "region_unreachable"
+	// ReasonRegionDown: and its servers are found dead.
+	ReasonRegionDown = "region_down"
+)
+
 // The states of a region as events.RegionState has them.
 const (
 	regionUp          = "up"
@@ -66,9 +74,9 @@ func (o *otherRegion) shown(s *events.Server) events.Server {
 	case !o.unreachable:
 		return v
 	case o.down && v.State.Alive():
-		v.State, v.Reason, v.Since = events.StateDown, reasonRegionDown, o.since.UTC()
+		v.State, v.Reason, v.Since = events.StateDown, ReasonRegionDown, o.since.UTC()
 	case v.State == events.StateUp:
-		v.State, v.Reason, v.Since = events.StateSuspect, reasonNoUpdates, o.since.UTC()
+		v.State, v.Reason, v.Since = events.StateSuspect, ReasonRegionUnreachable, o.since.UTC()
 	}
 	v.Protection = "" // it was given by who is not heard any more
 	return v
@@ -114,7 +122,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	o.seen, o.heard = latest(o.seen, now), latest(o.heard, now)
 	if o.unreachable {
 		o.all(o.seq, now)
-		o.vain = 0
+		o.missing.since, o.vain = now.Add(returnGrace), 0
 		effects = t.reach(u.Region, o, true, "view updates are back", now)
 	}
 	return append(effects, t.take(o, u, now)...)
@@ -260,7 +268,7 @@ func (t *Table) Regions() map[string]int {
 
 // reach notes that a region has come into reach or gone out of it.
 func (t *Table) reach(name string, o *otherRegion, reachable bool, reason string, now time.Time) []Effect {
-	o.unreachable, o.down, o.inquest = !reachable, false, inquest{}
+	o.unreachable, o.down, o.inquest = !reachable, false, inquest{round: o.round}
 	return t.turned(name, o, reason, now)
 }
 

@@ -16,8 +16,6 @@ const (
 	reasonSilent       = "missed_heartbeats"
 	reasonAnswering    = "probe_answered"
 	reasonForgotten    = "forgotten"
-	reasonNoUpdates    = "region_unreachable"
-	reasonRegionDown   = "region_down"
 	reasonElsewhere    = "probe_answered_elsewhere"
 	reasonFlapping     = "flapping"
 	reasonDisconnected = "disconnected"

@@ -128,9 +128,9 @@ func (t *Table) succeed(e Elected, now time.Time) (effects []Effect) {
 // of, empty if none.
 func regionAsWritten(v *events.Server) string {
 	switch v.Reason {
-	case reasonNoUpdates:
+	case ReasonRegionUnreachable:
 		return regionUnreachable
-	case reasonRegionDown:
+	case ReasonRegionDown:
 		return regionDown
 	}
 	return ""
@@ -151,7 +151,7 @@ func (o *otherRegion) takeOver(v *events.Server, most int, now time.Time) bool {
 		o.down = true
 	}
 	anew := *v
-	anew.State, anew.Reason, anew.Seq = events.StateSuspect, reasonNoUpdates, 0
+	anew.State, anew.Reason, anew.Seq = events.StateSuspect, ReasonRegionUnreachable, 0
 	return o.adopt(&anew, most) != refused
 }
 

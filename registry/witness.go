@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"hash/fnv"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -85,9 +84,7 @@ func (t *Table) askable(id string, now time.Time) []string {
 	if len(fresh) <= witnesses {
 		return fresh
 	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // it never fails
-	first := (uint64(h.Sum32()) + uint64(now.UnixNano()/int64(witnessEvery))) % uint64(len(fresh))
+	first := (hash(id)%uint64(len(fresh)) + uint64(now.UnixNano()/int64(witnessEvery))) % uint64(len(fresh))
 	var list []string
 	for i := range uint64(witnesses) {
 		list = append(list, fresh[(first+i)%uint64(len(fresh))])
