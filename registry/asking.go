@@ -3,9 +3,11 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,12 +32,27 @@ const (
 	viewTimeout = 2 * time.Second
 	viewLimit   = 10 * time.Second
 	viewParts   = 4
-	// witnessTimeout bounds a question about one server, maxInquiries how many are under way.
+	// witnessTimeout bounds a question about servers of the own region, maxInquiries how many
+	// are under way.
 	witnessTimeout = time.Second
 	maxInquiries   = 32
 	// surveyTimeout bounds a round of probes of a region.
 	surveyTimeout = 4 * time.Second
 )
+
+// probe asks a server; what comes of it goes through the inbox.
+func (r *Registry) probe(ctx context.Context, due ProbeDue) {
+	if r.probes.Acquire(ctx, 1) != nil {
+		return
+	}
+	defer r.probes.Release(1)
+	err := r.cfg.Prober.Probe(ctx, due.URL)
+	if ctx.Err() != nil {
+		return
+	}
+	r.metrics.probes.WithLabelValues(string(outcomeOf(err))).Inc()
+	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil, Refused: errors.Is(err, ErrRefused)})
+}
 
 // call asks the registry of a region and counts how it went.
 func (r *Registry) call(ctx context.Context, region, method string, question any) (answer []byte, err error) {
@@ -140,46 +157,57 @@ func (r *Registry) askProbes(ctx context.Context, region string, servers []strin
 	return reply.Outcomes
 }
 
-// askWitnesses asks other regions about a server. The first good answer is enough.
-func (r *Registry) askWitnesses(ctx context.Context, due WitnessDue) {
-	select {
-	case r.inquiries <- struct{}{}:
-		defer func() { <-r.inquiries }()
-	default:
-		r.metrics.witnessed.WithLabelValues("dropped").Inc()
-		r.inbox.learned(Witnessed{Server: due.Server, Boot: due.Boot})
-		return // it is asked about again, if it lives so long
-	}
-	ctx, cancel := context.WithTimeout(ctx, witnessTimeout)
-	defer cancel()
-	answers := make(chan Outcome, len(due.Regions))
-	for _, region := range due.Regions {
-		go func() { answers <- r.askProbes(ctx, region, []string{due.Server})[due.Server] }()
-	}
-	w := Witnessed{Server: due.Server, Boot: due.Boot}
-	for range due.Regions {
-		switch <-answers {
-		case OutcomeGood:
-			if !w.Good {
-				w.Good = true
-				r.inbox.learned(w)
-			}
-		case OutcomeFailed, OutcomeRefused:
-			w.Failed = true
-		case OutcomeUnknown:
+// inquire asks other regions about all servers that are to be asked about since the last tick,
+// many at a time.
+func (r *Registry) inquire(ctx context.Context, g *errgroup.Group) {
+	byRegion := map[string][]WitnessDue{}
+	for _, due := range r.witnesses {
+		for _, region := range due.Regions {
+			byRegion[region] = append(byRegion[region], due)
 		}
 	}
-	outcome := "none"
-	switch {
-	case w.Good:
-		outcome = "good"
-	case w.Failed:
-		outcome = "failed"
+	r.witnesses = r.witnesses[:0]
+	for region, all := range byRegion {
+		for list := range slices.Chunk(all, MaxProbed) {
+			select {
+			case r.inquiries <- struct{}{}:
+				g.Go(func() error {
+					defer func() { <-r.inquiries }()
+					r.askWitness(ctx, region, list)
+					return nil
+				})
+			default:
+				r.testify(list, nil) // they are asked about again, if they live so long
+			}
+		}
 	}
-	if !w.Good {
+}
+
+// askWitness asks a region about servers of the own one.
+func (r *Registry) askWitness(ctx context.Context, region string, list []WitnessDue) {
+	ctx, cancel := context.WithTimeout(ctx, witnessTimeout)
+	defer cancel()
+	ids := make([]string, len(list))
+	for i, due := range list {
+		ids[i] = due.Server
+	}
+	r.testify(list, r.askProbes(ctx, region, ids))
+}
+
+// testify hands on what a region has found, and counts it.
+func (r *Registry) testify(list []WitnessDue, outcomes map[string]Outcome) {
+	for _, due := range list {
+		w, outcome := Witnessed{Server: due.Server, Boot: due.Boot}, "none"
+		switch outcomes[due.Server] {
+		case OutcomeGood:
+			w.Good, outcome = true, "good"
+		case OutcomeFailed, OutcomeRefused:
+			w.Failed, outcome = true, "failed"
+		case OutcomeUnknown:
+		}
+		r.metrics.witnessed.WithLabelValues(outcome).Inc()
 		r.inbox.learned(w)
 	}
-	r.metrics.witnessed.WithLabelValues(outcome).Inc()
 }
 
 // survey has servers of a region probed from here and from other regions.

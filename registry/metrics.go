@@ -44,7 +44,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		probes:    counters("probes_total", "Health probes of silent servers, by outcome.", "outcome"),
 		hints:     counters("hints_total", "Signs ahead of silence that a server may have died: disconnected (NATS) or reported (clients).", "kind"),
 		scouted:   counters("remote_probes_total", "Health probes of other regions' servers, on request of their registry or because the region is out of reach, by outcome.", "outcome"),
-		witnessed: counters("witnesses_total", "Questions to other regions about a server that fails its probes here: good (it answers there), failed, none (nobody said), dropped (too many at once).", "outcome"),
+		witnessed: counters("witnesses_total", "Answers of other regions about servers that fail their probes here: good (it answers there), failed, none (the region said nothing, or too many were asked about at once).", "outcome"),
 		asked: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_registry_asked_total", Help: "Questions to other regions' registries, by method and outcome.",
 		}, []string{"method", "outcome"}),

@@ -77,7 +77,7 @@ type Registry struct {
 	projector *projector
 	leader    *leader
 	scout     *scout
-	// inquiries holds a token for each question about a server that is under way.
+	// inquiries holds a token for each question about servers that is under way.
 	inquiries chan struct{}
 	probes    *semaphore.Weighted
 	updates   *semaphore.Weighted
@@ -95,6 +95,8 @@ type Registry struct {
 	unsure  bool
 	shown   uint64
 	shownAt time.Time
+	// witnesses are the questions about servers since the last tick.
+	witnesses []WitnessDue
 }
 
 // New returns a registry, or the first fault of its configuration. It does no I/O.
@@ -253,6 +255,7 @@ func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []event
 			// What waits counts before the silence that it ends is judged.
 			r.drain(ctx, g)
 			r.reduce(ctx, g, Ticked{}, time.Now())
+			r.inquire(ctx, g)
 		}
 		now := time.Now()
 		r.tell(ctx, g, now)
@@ -326,7 +329,7 @@ func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now t
 		case ProbeDue:
 			g.Go(func() error { r.probe(ctx, effect); return nil })
 		case WitnessDue:
-			g.Go(func() error { r.askWitnesses(ctx, effect); return nil })
+			r.witnesses = append(r.witnesses, effect)
 		case ViewDue:
 			g.Go(func() error { r.askView(ctx, effect.Region); return nil })
 		case SurveyDue:
@@ -419,20 +422,6 @@ func (r *Registry) publish(ctx context.Context, updates []*events.ViewUpdate) {
 		})
 	}
 	_ = g.Wait() // each outcome was counted
-}
-
-// probe asks a server; what comes of it goes through the inbox.
-func (r *Registry) probe(ctx context.Context, due ProbeDue) {
-	if r.probes.Acquire(ctx, 1) != nil {
-		return
-	}
-	defer r.probes.Release(1)
-	err := r.cfg.Prober.Probe(ctx, due.URL)
-	if ctx.Err() != nil {
-		return
-	}
-	r.metrics.probes.WithLabelValues(string(outcomeOf(err))).Inc()
-	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil, Refused: errors.Is(err, ErrRefused)})
 }
 
 // show makes a new view of the table.

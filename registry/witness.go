@@ -7,18 +7,18 @@ import (
 )
 
 // WitnessDue asks other regions to probe a server of the own region that does not answer from
-// here; a Witnessed is awaited.
+// here; a Witnessed of each is awaited.
 type WitnessDue struct {
 	Server, Boot string
 	// Regions are those to ask.
 	Regions []string
 }
 
-// Witnessed is what came of a WitnessDue.
+// Witnessed is what one region says after a WitnessDue.
 type Witnessed struct {
 	Server, Boot string
-	// Good says that the server answers one of those that were asked, Failed that it answers
-	// none that have said. Neither: nobody has said anything in time.
+	// Good says that the server answers there, Failed that it does not. Neither: the region
+	// has said nothing in time.
 	Good, Failed bool
 }
 
@@ -41,10 +41,10 @@ const (
 // it answers them, the fault is on the way to it: it stays suspect.
 type testimony struct {
 	// inquired is when others were last asked, reached when the question was asked that was
-	// last answered well. Zero: in the present silence, not. awaited says that there was no
-	// answer yet.
+	// last answered well. Zero: in the present silence, not. awaited is how many regions have
+	// not answered yet.
 	inquired, reached time.Time
-	awaited           bool
+	awaited           int
 }
 
 // vouched reports whether the server answers elsewhere. A port that refuses connections here
@@ -55,7 +55,7 @@ func (e *evidence) vouched(now time.Time) bool {
 
 // expects reports whether an answer may still come in time for a verdict at now.
 func (e *evidence) expects(now time.Time) bool {
-	return e.awaited && now.Sub(e.inquired) < witnessWait
+	return e.awaited > 0 && now.Sub(e.inquired) < witnessWait
 }
 
 // inquire asks other regions about a server that lives as far as is known, once a probe from
@@ -68,7 +68,7 @@ func (t *Table) inquire(s *server, now time.Time) []Effect {
 	if len(regions) == 0 {
 		return nil
 	}
-	s.inquired, s.awaited = now, true
+	s.inquired, s.awaited = now, len(regions)
 	return []Effect{WitnessDue{Server: s.value.Server, Boot: s.value.Boot, Regions: regions}}
 }
 
@@ -92,21 +92,21 @@ func (t *Table) askable(id string, now time.Time) []string {
 	return list
 }
 
-// witnessed notes what other regions have found. An answer of an earlier boot, or of a silence
-// that has ended, says nothing.
+// witnessed notes what another region has found. An answer of an earlier boot, or of a silence
+// that has ended, says nothing. Of several regions one that reaches the server is enough.
 func (t *Table) witnessed(e Witnessed, now time.Time) []Effect {
 	s, ok := t.own[e.Server]
 	if !ok || e.Boot != s.value.Boot || s.inquired.IsZero() || now.Sub(s.inquired) >= witnessHolds {
 		return nil
 	}
-	s.awaited = false
+	s.awaited = max(0, s.awaited-1)
 	switch {
 	case e.Good:
 		s.reached = s.inquired
 		if s.failed > 0 && s.value.State == events.StateSuspect && s.value.Reason != reasonElsewhere {
 			return t.put(s, events.StateSuspect, reasonElsewhere, now)
 		}
-	case e.Failed:
+	case e.Failed && s.reached.Before(s.inquired):
 		s.reached = time.Time{}
 	}
 	return nil

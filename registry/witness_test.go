@@ -30,7 +30,7 @@ func TestWitnesses(t *testing.T) {
 		name   string
 		others []string
 		// says is what the others answer to a question that is asked then, 300 ms later.
-		says    func(seconds float64) string
+		says    func(region string, seconds float64) string
 		probe   func(float64) (bool, float64)
 		refuses bool
 		gone    bool // its connection ends too
@@ -39,17 +39,17 @@ func TestWitnesses(t *testing.T) {
 	}{
 		{
 			name: "it answers nobody", others: []string{"us-east-1"}, probe: timesOut, until: 9,
-			says: func(float64) string { return failed },
+			says: func(string, float64) string { return failed },
 			want: []string{"5.20 suspect<up missed_heartbeats", "6.00 witnesses for eu-west-1-a: us-east-1", "7.20 down<suspect missed_heartbeats"},
 		},
 		{
 			name: "nobody says", others: []string{"us-east-1"}, probe: timesOut, until: 9,
-			says: func(float64) string { return nothing },
+			says: func(string, float64) string { return nothing },
 			want: []string{"5.20 suspect<up missed_heartbeats", "6.00 witnesses for eu-west-1-a: us-east-1", "7.20 down<suspect missed_heartbeats"},
 		},
 		{
 			name: "it answers elsewhere, until it dies", others: []string{"us-east-1"}, probe: timesOut, until: 17,
-			says: func(s float64) string {
+			says: func(_ string, s float64) string {
 				if s < 9 {
 					return good
 				}
@@ -62,7 +62,7 @@ func TestWitnesses(t *testing.T) {
 		},
 		{
 			name: "it answers elsewhere, until nobody says any more", others: []string{"us-east-1"}, probe: timesOut, until: 17,
-			says: func(s float64) string {
+			says: func(_ string, s float64) string {
 				if s < 9 {
 					return good
 				}
@@ -76,7 +76,7 @@ func TestWitnesses(t *testing.T) {
 		},
 		{
 			name: "its port refuses: no witness is needed", others: []string{"us-east-1"}, probe: refused, refuses: true, until: 9,
-			says: func(float64) string { return good },
+			says: func(string, float64) string { return good },
 			want: []string{"5.20 suspect<up missed_heartbeats", "7.20 down<suspect missed_heartbeats"},
 		},
 		{
@@ -84,8 +84,21 @@ func TestWitnesses(t *testing.T) {
 			want: []string{"5.20 suspect<up missed_heartbeats", "7.20 down<suspect missed_heartbeats"},
 		},
 		{
+			name: "it answers one of two", others: []string{"a", "b"}, probe: timesOut, until: 11,
+			says: func(region string, s float64) string {
+				if (region == "b") == (s < 7) { // its word comes second, and in the other rounds first
+					return good
+				}
+				return failed
+			},
+			want: []string{
+				"5.20 suspect<up missed_heartbeats", "6.00 witnesses for eu-west-1-a: a b", "6.30 suspect<suspect probe_answered_elsewhere",
+				"8.00 witnesses for eu-west-1-a: a b", "10.00 witnesses for eu-west-1-a: a b",
+			},
+		},
+		{
 			name: "two of many are asked, others each time", others: []string{"a", "b", "c", "d"}, probe: timesOut, until: 8.5,
-			says: func(float64) string { return good },
+			says: func(string, float64) string { return good },
 			want: []string{
 				"5.20 suspect<up missed_heartbeats", "6.00 witnesses for eu-west-1-a: a b", "6.30 suspect<suspect probe_answered_elsewhere",
 				"8.00 witnesses for eu-west-1-a: b c",
@@ -93,13 +106,13 @@ func TestWitnesses(t *testing.T) {
 		},
 		{
 			name: "its connection ended, its port refuses: down at once", others: []string{"us-east-1"}, probe: refused, refuses: true, gone: true, until: 9,
-			says: func(float64) string { return good },
+			says: func(string, float64) string { return good },
 			want: []string{"3.10 down<up disconnected"},
 		},
 		{
 			name: "its connection ended, and it answers elsewhere", others: []string{"us-east-1"}, probe: func(float64) (bool, float64) { return false, 0.1 },
 			gone: true, until: 7.5,
-			says: func(float64) string { return good },
+			says: func(string, float64) string { return good },
 			want: []string{
 				"3.20 witnesses for eu-west-1-a: us-east-1", "5.20 witnesses for eu-west-1-a: us-east-1", "5.25 suspect<up missed_heartbeats",
 				"5.50 suspect<suspect probe_answered_elsewhere", "7.20 witnesses for eu-west-1-a: us-east-1",
@@ -120,9 +133,11 @@ func TestWitnesses(t *testing.T) {
 				if test.says == nil {
 					return
 				}
-				said := test.says(now)
-				answers = append(answers, registry.Witnessed{Server: w.Server, Boot: w.Boot, Good: said == good, Failed: said == failed})
-				due = append(due, now+0.3)
+				for _, name := range w.Regions {
+					said := test.says(name, now)
+					answers = append(answers, registry.Witnessed{Server: w.Server, Boot: w.Boot, Good: said == good, Failed: said == failed})
+					due = append(due, now+0.3)
+				}
 			}
 			second := 0
 			s.event = func(now float64) (list []registry.Event) {
