@@ -69,13 +69,13 @@ func (k *Keys) Watch(ctx context.Context, fn func(kid string, document []byte)) 
 	}, func(time.Time) {})
 }
 
-// Caller sends requests to token services.
+// Caller sends requests to services.
 type Caller struct{ conn *Conn }
 
 // Caller returns a caller over the connection.
 func (c *Conn) Caller() Caller { return Caller{c} }
 
-// Call implements tokens.Caller.
+// Call implements tokens.Caller and registry.Caller.
 func (c Caller) Call(ctx context.Context, subject string, header map[string][]string, data []byte) (map[string][]string, []byte, error) {
 	r, err := c.conn.Call(ctx, subject, header, data)
 	return r.Header, r.Data, err

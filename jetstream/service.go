@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -26,6 +28,19 @@ type Request struct {
 type Reply struct {
 	Header map[string][]string
 	Data   []byte
+	// Silent says that nothing is answered: another instance does. It is for endpoints with Every.
+	Silent bool
+}
+
+// ErrorReply returns a reply that Call makes a *ServiceError. Its description is one line.
+func ErrorReply(code, description string) Reply {
+	line := strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, description)
+	return Reply{Header: map[string][]string{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {line}}}
 }
 
 // Endpoint is one subject that a service answers.
@@ -34,6 +49,8 @@ type Endpoint struct {
 	Name string
 	// Subject is what it answers. Instances of the service share the requests between them.
 	Subject string
+	// Every says that every instance gets every request instead. All but one of them answer with Silent.
+	Every bool
 	// Handler answers a request. ctx ends at the request's deadline, after which no reply is sent any more. It is called
 	// by many goroutines at once.
 	Handler func(ctx context.Context, r Request) Reply
@@ -105,7 +122,11 @@ func (c *Conn) Serve(ctx context.Context, cfg ServiceConfig) error {
 	for _, e := range cfg.Endpoints {
 		h := &endpoint{service: s, handler: e.Handler}
 		s.endpoints[e.Name] = h
-		if err := m.AddEndpoint(e.Name, h, micro.WithEndpointSubject(e.Subject)); err != nil {
+		options := []micro.EndpointOpt{micro.WithEndpointSubject(e.Subject)}
+		if e.Every {
+			options = append(options, micro.WithEndpointQueueGroupDisabled())
+		}
+		if err := m.AddEndpoint(e.Name, h, options...); err != nil {
 			return errors.Join(fmt.Errorf("add endpoint %s of service %s: %w", e.Name, cfg.Name, err), m.Stop())
 		}
 	}
@@ -261,6 +282,9 @@ func (e *endpoint) slot(ctx context.Context) bool {
 func (e *endpoint) answer(ctx context.Context, subject, reply string, r Request) {
 	began := time.Now()
 	answer := e.call(ctx, subject, r)
+	if answer == nil {
+		return
+	}
 	answer.Subject = reply
 	if ctx.Err() != nil {
 		e.expired.Add(1)
@@ -275,7 +299,7 @@ func (e *endpoint) answer(ctx context.Context, subject, reply string, r Request)
 	e.busy.Add(int64(time.Since(began)))
 }
 
-// call runs the handler. One that panics costs its own request alone, as in net/http.
+// call runs the handler and returns its reply, nil for none. One that panics costs its own request alone, as in net/http.
 func (e *endpoint) call(ctx context.Context, subject string, r Request) (answer *nats.Msg) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -285,6 +309,9 @@ func (e *endpoint) call(ctx context.Context, subject string, r Request) (answer 
 		}
 	}()
 	reply := e.handler(ctx, r)
+	if reply.Silent {
+		return nil
+	}
 	return &nats.Msg{Header: reply.Header, Data: reply.Data}
 }
 

@@ -238,3 +238,45 @@ func TestServiceConfigFaults(t *testing.T) {
 		}
 	}
 }
+
+func TestEveryInstanceHearsAndOneAnswers(t *testing.T) {
+	url := jetstreamtest.Shared(t)
+	c := jetstreamtest.Dial(t, url)
+	every := func(cfg *jetstream.ServiceConfig) { cfg.Endpoints[0].Every = true }
+	var heard atomic.Int64
+	for i := range 3 {
+		serve(t, jetstreamtest.Dial(t, url), func(context.Context, jetstream.Request) jetstream.Reply {
+			heard.Add(1)
+			return jetstream.Reply{Silent: i != 1, Data: []byte("the second")}
+		}, every)
+	}
+	answered := 0
+	jetstreamtest.Eventually(t, 10*time.Second, "all three hear each request", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		before := heard.Load()
+		reply, err := c.Call(ctx, refresh, nil, nil)
+		if err == nil && string(reply.Data) != "the second" {
+			t.Fatalf("%q answers", reply.Data)
+		}
+		for ctx.Err() == nil && heard.Load() < before+3 {
+			time.Sleep(time.Millisecond)
+		}
+		if err == nil && heard.Load() == before+3 {
+			answered++
+		}
+		return answered == 10
+	})
+}
+
+func TestErrorReply(t *testing.T) {
+	url := jetstreamtest.Shared(t)
+	serve(t, jetstreamtest.Dial(t, url), func(context.Context, jetstream.Request) jetstream.Reply {
+		return jetstream.ErrorReply("400", "wrong\r\nin two lines")
+	})
+	_, err := jetstreamtest.Dial(t, url).Call(t.Context(), refresh, nil, nil)
+	var fault *jetstream.ServiceError
+	if !errors.As(err, &fault) || fault.Code != "400" || fault.Description != "wrong  in two lines" {
+		t.Errorf("%v", err)
+	}
+}

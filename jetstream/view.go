@@ -15,6 +15,7 @@ var (
 	_ registry.Store      = (*Servers)(nil)
 	_ registry.Watcher    = (*Conn)(nil)
 	_ registry.LeaseStore = (*Lease)(nil)
+	_ registry.Caller     = Caller{}
 )
 
 // Servers is the bucket berth_servers as a registry writes it.

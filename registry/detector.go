@@ -16,6 +16,9 @@ type Detection struct {
 	DownAfter time.Duration
 	// Unreachable is how long another region's updates may stop; 0: 10 s.
 	Unreachable time.Duration
+	// Alone is how long the servers of a region that is out of reach must fail their probes before it is down, where no
+	// other region is in reach to confirm it; 0: 1 min.
+	Alone time.Duration
 	// Forget is how long a server is down before it has left; 0: a day.
 	Forget time.Duration
 	// Keep is how long one that has left is still listed; 0: an hour.
@@ -33,6 +36,7 @@ func (d Detection) withDefaults() Detection {
 	d.ProbeEvery = cmp.Or(d.ProbeEvery, 500*time.Millisecond)
 	d.DownAfter = cmp.Or(d.DownAfter, time.Second)
 	d.Unreachable = cmp.Or(d.Unreachable, 10*time.Second)
+	d.Alone = cmp.Or(d.Alone, time.Minute)
 	d.Forget = cmp.Or(d.Forget, 24*time.Hour)
 	d.Keep = cmp.Or(d.Keep, time.Hour)
 	d.DisputeEvery = cmp.Or(d.DisputeEvery, time.Minute)
@@ -81,11 +85,13 @@ type evidence struct {
 	failed   int
 	answered bool
 	hint
+	testimony
 }
 
 // heard ends a silence, and with it what probes have said of it.
 func (e *evidence) heard(at time.Time) {
 	e.seen, e.failed, e.answered, e.refused, e.gone = at, 0, false, false, time.Time{}
+	e.testimony = testimony{}
 }
 
 // found notes what a probe has found; early says that it began before the connection ended.
@@ -163,13 +169,13 @@ func (t *Table) regroup(s *server, now time.Time) []Effect {
 
 // judge applies the rules of silence to one server: probes from the second missed heartbeat
 // on, beside the count; suspect after two; down at three and DownAfter if the last two probes
-// failed. One that drains goes on draining until it is down. One that is down and answers
+// failed and no other region reaches it. One that drains goes on draining until it is down. One that is down and answers
 // probes again is suspect.
 func (t *Table) judge(s *server, now time.Time) []Effect {
 	interval := intervalOf(s.value.IntervalMS)
 	began := latest(s.seen, t.gap)
 	if s.asked.Before(began) {
-		s.failed, s.answered, s.refused = 0, false, false
+		s.failed, s.answered, s.refused, s.testimony = 0, false, false, testimony{}
 	}
 	silence := now.Sub(began)
 	if !s.gone.IsZero() && s.value.State.Alive() {
@@ -199,9 +205,9 @@ func (t *Table) judge(s *server, now time.Time) []Effect {
 	if s.answered {
 		every *= answeringFactor
 	}
-	effects := s.ask(every, now)
+	effects := append(s.ask(every, now), t.inquire(s, now)...)
 	switch {
-	case s.failed >= probesToDie && silence >= missedBy(3, interval)+t.detection.DownAfter:
+	case s.failed >= probesToDie && !s.vouched(now) && silence >= missedBy(3, interval)+t.detection.DownAfter:
 		return append(effects, t.die(s, reasonSilent, now)...)
 	case s.value.State == events.StateUp && silence >= missedBy(2, interval):
 		return append(effects, t.become(s, events.StateSuspect, reasonSilent, now)...)
@@ -241,10 +247,17 @@ func (t *Table) probed(p ProbeDone, now time.Time) (effects []Effect) {
 }
 
 // judgeRegion says when another region is out of reach from here, and only here: its servers
-// get no new sessions and keep the ones they have.
+// get no new sessions and keep the ones they have, unless they turn out to be dead.
 func (t *Table) judgeRegion(name string, o *otherRegion, now time.Time) []Effect {
-	if o.unreachable || now.Sub(latest(o.seen, t.gap)) < t.detection.Unreachable {
-		return nil
+	effects := o.askDue(name, now)
+	switch {
+	case o.unreachable:
+		effects = append(effects, t.survey(name, o, now)...)
+	case now.Sub(latest(o.seen, t.gap)) >= t.detection.Unreachable:
+		effects = append(effects, t.reach(name, o, false, t.noUpdate(), now)...)
 	}
-	return t.reach(name, o, false, "no view update for "+t.detection.Unreachable.String(), now)
+	return effects
 }
+
+// noUpdate is why a region is out of reach.
+func (t *Table) noUpdate() string { return "no view update for " + t.detection.Unreachable.String() }

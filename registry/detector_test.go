@@ -27,6 +27,8 @@ type scene struct {
 	until float64
 	// paused says that the registry stands still then.
 	paused func(seconds float64) bool
+	// asked is called when other regions are to be asked; nil: nobody is.
+	asked func(seconds float64, due registry.WitnessDue)
 }
 
 // play runs a scene and returns what the table wanted, each with its time, probes as "probe".
@@ -47,6 +49,9 @@ func (s scene) play() []string {
 					log = append(log, "probe of "+due.URL)
 				}
 				continue
+			}
+			if due, ok := e.(registry.WitnessDue); ok && s.asked != nil {
+				s.asked(now, due)
 			}
 			log = append(log, fmt.Sprintf("%.2f %s", now, words([]registry.Effect{e})[0]))
 		}
@@ -362,7 +367,7 @@ func TestAProbeOfAnEarlierSilenceSaysNothing(t *testing.T) {
 func TestOthersRegionsOutOfReach(t *testing.T) {
 	table := registry.NewTable("eu-west-1", registry.Detection{})
 	update := func(seq uint64, now float64) []registry.Effect {
-		return table.Reduce(registry.UpdateSeen{Update: update(seq, nil, remote("us-east-1-a", seq))}, at(now))
+		return table.Reduce(registry.UpdateSeen{Update: update(seq, full(1, 1), remote("us-east-1-a", seq))}, at(now))
 	}
 	update(1, 0)
 	tick := func(now float64) []registry.Effect { return table.Reduce(registry.Ticked{}, at(now)) }
@@ -371,7 +376,7 @@ func TestOthersRegionsOutOfReach(t *testing.T) {
 	}
 	checkWords(t, "after 10 s", tick(10), "us-east-1 unreachable")
 	checkState(t, table, "us-east-1-a", events.StateSuspect)
-	checkWords(t, "once", tick(10.5))
+	checkWords(t, "once", tick(10.5), "survey of 1 in us-east-1 with ")
 	checkWords(t, "it is back", update(2, 11), "us-east-1 up")
 	checkState(t, table, "us-east-1-a", events.StateUp)
 }

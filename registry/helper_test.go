@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,6 +103,12 @@ func words(effects []registry.Effect) []string {
 			lines = append(lines, "probe "+e.URL)
 		case registry.UpdateMissed:
 			lines = append(lines, "missed "+e.Region)
+		case registry.ViewDue:
+			lines = append(lines, "ask "+e.Region)
+		case registry.WitnessDue:
+			lines = append(lines, fmt.Sprintf("witnesses for %s: %s", e.Server, strings.Join(e.Regions, " ")))
+		case registry.SurveyDue:
+			lines = append(lines, fmt.Sprintf("survey of %d in %s with %s", len(e.Servers), e.Region, strings.Join(e.Ask, " ")))
 		case registry.Skipped:
 			lines = append(lines, "skipped "+e.Reason)
 		}

@@ -60,17 +60,20 @@ func (t *Table) reported(e Reported, now time.Time) []Effect {
 }
 
 // judgeGone judges a server whose connection has ended: down once its port refuses, or when it
-// has not returned in returnWait and the last two probes failed. After a fault of this
+// has not returned in returnWait, the last two probes failed and no other region reaches it. After a fault of this
 // registry's own that waits, as every verdict does.
 func (t *Table) judgeGone(s *server, interval time.Duration, now time.Time) []Effect {
 	waited := now.Sub(s.gone)
 	switch {
 	case now.Sub(t.gap) < 2*interval:
-	case s.refused, waited >= returnWait && s.failed >= probesToDie:
+		return nil
+	case s.refused, waited >= returnWait && s.failed >= probesToDie && !s.vouched(now) && !s.expects(now):
 		return t.die(s, reasonDisconnected, now)
-	case s.failed > 0:
-		// A process that is being killed loses its connections before its port.
-		return s.ask(againAfter, now)
 	}
-	return nil
+	effects := t.inquire(s, now)
+	if s.failed > 0 {
+		// A process that is being killed loses its connections before its port.
+		effects = append(effects, s.ask(againAfter, now)...)
+	}
+	return effects
 }

@@ -176,7 +176,7 @@ func (l *liveRegion) dial(ctx context.Context, w *world, address string) (net.Co
 			return nil, syscall.ECONNREFUSED
 		case !time.Now().Before(stopped):
 			ours, theirs := net.Pipe()
-			go answer(theirs)
+			go answerProbe(theirs)
 			return ours, nil
 		}
 		select {
@@ -187,8 +187,8 @@ func (l *liveRegion) dial(ctx context.Context, w *world, address string) (net.Co
 	}
 }
 
-// answer answers one probe well.
-func answer(c net.Conn) {
+// answerProbe answers one probe well.
+func answerProbe(c net.Conn) {
 	defer func() { _ = c.Close() }() // what went wrong the probe sees
 	if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 		_, _ = c.Write([]byte("HTTP/1.1 204 No Content\r\n\r\n"))

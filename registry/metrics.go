@@ -15,6 +15,10 @@ type metrics struct {
 	servers    *prometheus.GaugeVec
 	probes     *prometheus.CounterVec
 	hints      *prometheus.CounterVec
+	scouted    *prometheus.CounterVec
+	witnessed  *prometheus.CounterVec
+	asked      *prometheus.CounterVec
+	others     *prometheus.GaugeVec
 	writes     *prometheus.CounterVec
 	updates    *prometheus.CounterVec
 	gaps       *prometheus.CounterVec
@@ -37,8 +41,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		servers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_registry_servers", Help: "Servers of the own region, by state.",
 		}, []string{"state"}),
-		probes:  counters("probes_total", "Health probes of silent servers, by outcome.", "outcome"),
-		hints:   counters("hints_total", "Signs ahead of silence that a server may have died: disconnected (NATS) or reported (clients).", "kind"),
+		probes:    counters("probes_total", "Health probes of silent servers, by outcome.", "outcome"),
+		hints:     counters("hints_total", "Signs ahead of silence that a server may have died: disconnected (NATS) or reported (clients).", "kind"),
+		scouted:   counters("remote_probes_total", "Health probes of other regions' servers, on request of their registry or because the region is out of reach, by outcome.", "outcome"),
+		witnessed: counters("witnesses_total", "Answers of other regions about servers that fail their probes here: good (it answers there), failed, none (the region said nothing, or too many were asked about at once).", "outcome"),
+		asked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_registry_asked_total", Help: "Questions to other regions' registries, by method and outcome.",
+		}, []string{"method", "outcome"}),
+		others: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_registry_regions", Help: "Other regions as they count here, by state: up, unreachable, down.",
+		}, []string{"state"}),
 		writes:  counters("writes_total", "Writes of values of berth_servers, by outcome.", "outcome"),
 		updates: counters("view_updates_total", "View updates of the own region, by outcome.", "outcome"),
 		gaps:    counters("gaps_total", "Times that messages were missed: heartbeats and view updates by a lost or slow connection (own), or a view update of another region (update).", "source"),
@@ -46,7 +58,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		terms:   counter("terms_total", "Times that this registry began to lead."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.regions, m.servers, m.probes, m.hints, m.writes, m.updates, m.gaps, m.lost, m.terms)
+		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.regions, m.servers, m.probes, m.hints,
+			m.scouted, m.witnessed, m.asked, m.others, m.writes, m.updates, m.gaps, m.lost, m.terms)
 	}
 	return m
 }

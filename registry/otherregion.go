@@ -13,22 +13,29 @@ import (
 type otherRegion struct {
 	// servers are sorted by id.
 	servers []*events.Server
-	// seq and at are those of the newest update, seen is when one last arrived here.
-	seq  uint64
-	at   time.Time
-	seen time.Time
+	// seq and at are those of the newest update, heard is when one last arrived here, zero for
+	// never; seen is the same, or when the region became known.
+	seq         uint64
+	at          time.Time
+	seen, heard time.Time
 	// complete is the sequence of the last full update that has come whole, full collects the
 	// parts of a later one.
 	complete uint64
 	full     *fullUpdate
-	// unreachable says that no update has come for too long.
-	unreachable bool
+	missing
+	// unreachable says that no update has come for too long, down that its servers are found
+	// dead too; since is when the last of these began or ended.
+	unreachable, down bool
+	since             time.Time
+	sight
+	inquest
 }
 
 // fullUpdate collects the parts of a full update: once all are there, every server that is
 // in none of them is gone.
 type fullUpdate struct {
 	seq     uint64
+	began   time.Time
 	parts   map[int]struct{}
 	servers map[string]struct{}
 }
@@ -37,6 +44,21 @@ type fullUpdate struct {
 // as cut off: when it is back it is told everything at once.
 const lapse = 2 * time.Second
 
+// Why servers of another region do not count as that region says.
+const (
+	// ReasonRegionUnreachable: no update of the region has come for too long.
+	ReasonRegionUnreachable = "region_unreachable"
+	// ReasonRegionDown: and its servers are found dead.
+	ReasonRegionDown = "region_down"
+)
+
+// The states of a region as events.RegionState has them.
+const (
+	regionUp          = "up"
+	regionUnreachable = "unreachable"
+	regionDown        = "down"
+)
+
 // Bounds of what other regions may claim.
 const (
 	maxParts    = 1024
@@ -44,15 +66,19 @@ const (
 	maxSequence = 1 << 62
 )
 
-// shown returns a server as it counts here: one of a region out of reach is suspect.
+// shown returns a server as it counts here: one of a region out of reach is suspect, one of a
+// region that is down is down.
 func (o *otherRegion) shown(s *events.Server) events.Server {
 	v := *s
-	if o.unreachable && v.State == events.StateUp {
-		v.State, v.Reason = events.StateSuspect, reasonNoUpdates
+	switch {
+	case !o.unreachable:
+		return v
+	case o.down && v.State.Alive():
+		v.State, v.Reason, v.Since = events.StateDown, ReasonRegionDown, o.since.UTC()
+	case v.State == events.StateUp:
+		v.State, v.Reason, v.Since = events.StateSuspect, ReasonRegionUnreachable, o.since.UTC()
 	}
-	if o.unreachable {
-		v.Protection = "" // it was given by who is not heard any more
-	}
+	v.Protection = "" // it was given by who is not heard any more
 	return v
 }
 
@@ -69,6 +95,7 @@ func (t *Table) other(name string, now time.Time) *otherRegion {
 			return nil
 		}
 		o = &otherRegion{seen: now}
+		o.all(0, now)
 		t.others[name] = o
 	}
 	return o
@@ -88,24 +115,38 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	if o == nil {
 		return []Effect{Skipped{SkipTooMany}}
 	}
-	if u.Full && u.Seq < o.seq && u.At.After(o.at) {
-		o.restart()
-	}
-	if o.at.IsZero() || now.Sub(o.seen) >= lapse {
+	if o.heard.IsZero() || now.Sub(o.seen) >= lapse {
 		t.fullDue = true // who was not heard did not hear either
 	}
 	var effects []Effect
-	if o.seen = latest(o.seen, now); o.unreachable {
+	o.seen, o.heard = latest(o.seen, now), latest(o.heard, now)
+	if o.unreachable {
+		o.all(o.seq, now)
+		o.missing.since, o.vain = now.Add(returnGrace), 0
 		effects = t.reach(u.Region, o, true, "view updates are back", now)
 	}
-	if o.late(u) {
-		return append(effects, Skipped{SkipOlder})
+	return append(effects, t.take(o, u, now)...)
+}
+
+// take folds what a region says of its servers: an update, or its answer to a question.
+func (t *Table) take(o *otherRegion, u *events.ViewUpdate, now time.Time) (effects []Effect) {
+	if u.Full && u.Seq < o.seq && u.At.After(o.at) {
+		o.restart()
+		t.fullDue = true // it may have lost what it heard, too
 	}
-	if o.missed(u) {
+	if o.late(u) {
+		return []Effect{Skipped{SkipOlder}}
+	}
+	if first, last := o.skipped(u); first <= last {
+		o.lack(first, last, now)
 		effects = append(effects, UpdateMissed{u.Region})
+	}
+	if len(u.Servers) > 0 && !u.Full {
+		o.found(u.Seq)
 	}
 	if u.Seq >= o.seq {
 		o.seq, o.at = u.Seq, latest(o.at, u.At)
+		o.says(u, now)
 	}
 	for i := range u.Servers {
 		switch o.adopt(&u.Servers[i], t.detection.MaxServers) {
@@ -117,7 +158,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 		}
 	}
 	if u.Full {
-		t.complete(o, u)
+		t.complete(o, u, now)
 	}
 	return effects
 }
@@ -126,6 +167,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 // What it says next replaces everything.
 func (o *otherRegion) restart() {
 	o.seq, o.at, o.complete, o.full = 0, time.Time{}, 0, nil
+	o.seqs, o.upTo = nil, 0
 	for i, s := range o.servers {
 		anew := *s
 		anew.Seq = 0
@@ -142,16 +184,17 @@ func (o *otherRegion) late(u *events.ViewUpdate) bool {
 	return u.Seq < o.complete || u.Seq == o.complete && len(u.Servers) > 0
 }
 
-// missed reports whether an update shows that one before it has not arrived. An update
-// without servers only repeats how far the region has counted.
-func (o *otherRegion) missed(u *events.ViewUpdate) bool {
-	if o.seq == 0 || u.Full {
-		return false
+// skipped returns the first and the last update that should have arrived before this one; none
+// if the last is less than the first. An update without servers only repeats how far the
+// region has counted, and a full one says what all before it did.
+func (o *otherRegion) skipped(u *events.ViewUpdate) (first, last uint64) {
+	switch {
+	case o.seq == 0 || u.Full:
+		return 1, 0
+	case len(u.Servers) == 0:
+		return o.seq + 1, u.Seq
 	}
-	if len(u.Servers) == 0 {
-		return u.Seq > o.seq
-	}
-	return u.Seq > o.seq+1
+	return o.seq + 1, u.Seq - 1
 }
 
 // adoption is what became of a server's value.
@@ -180,9 +223,9 @@ func (o *otherRegion) adopt(s *events.Server, most int) adoption {
 }
 
 // complete drops, once all parts of a full update have come, the servers that are in none.
-func (t *Table) complete(o *otherRegion, u *events.ViewUpdate) {
+func (t *Table) complete(o *otherRegion, u *events.ViewUpdate, now time.Time) {
 	if o.full == nil || o.full.seq < u.Seq {
-		o.full = &fullUpdate{seq: u.Seq, parts: map[int]struct{}{}, servers: map[string]struct{}{}}
+		o.full = &fullUpdate{seq: u.Seq, began: now, parts: map[int]struct{}{}, servers: map[string]struct{}{}}
 	}
 	o.full.parts[u.Part] = struct{}{}
 	for i := range u.Servers {
@@ -200,20 +243,43 @@ func (t *Table) complete(o *otherRegion, u *events.ViewUpdate) {
 		return drop
 	})
 	o.complete, o.full = u.Seq, nil
+	o.completed(u.Seq)
+}
+
+// state is what is said of the region.
+func (o *otherRegion) state() string {
+	switch {
+	case o.down:
+		return regionDown
+	case o.unreachable:
+		return regionUnreachable
+	}
+	return regionUp
+}
+
+// Regions counts the other regions by their state: up, unreachable and down.
+func (t *Table) Regions() map[string]int {
+	counts := map[string]int{regionUp: 0, regionUnreachable: 0, regionDown: 0}
+	for _, o := range t.others {
+		counts[o.state()]++
+	}
+	return counts
 }
 
 // reach notes that a region has come into reach or gone out of it.
 func (t *Table) reach(name string, o *otherRegion, reachable bool, reason string, now time.Time) []Effect {
-	o.unreachable = !reachable
+	o.unreachable, o.down, o.inquest = !reachable, false, inquest{round: o.round}
+	return t.turned(name, o, reason, now)
+}
+
+// turned says that a region is in another state, and with it all of its servers.
+func (t *Table) turned(name string, o *otherRegion, reason string, now time.Time) []Effect {
+	o.since = now
 	for _, s := range o.servers {
 		t.dueKey(s.Key())
 	}
-	state := "unreachable"
-	if reachable {
-		state = "up"
-	}
 	return []Effect{RegionChanged{&events.RegionState{
-		Version: events.Version, Region: name, State: state, Reason: reason, Seen: t.region, At: now.UTC(),
+		Version: events.Version, Region: name, State: o.state(), Reason: reason, Seen: t.region, At: now.UTC(),
 	}}}
 }
 

@@ -16,7 +16,7 @@ const (
 	reasonSilent       = "missed_heartbeats"
 	reasonAnswering    = "probe_answered"
 	reasonForgotten    = "forgotten"
-	reasonNoUpdates    = "region_unreachable"
+	reasonElsewhere    = "probe_answered_elsewhere"
 	reasonFlapping     = "flapping"
 	reasonDisconnected = "disconnected"
 )
@@ -31,6 +31,12 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 		return t.probed(e, now)
 	case UpdateSeen:
 		return t.update(e.Update, now)
+	case ViewAnswered:
+		return t.answered(e, now)
+	case Witnessed:
+		return t.witnessed(e, now)
+	case Surveyed:
+		return t.surveyed(e, now)
 	case SequenceSeen:
 		t.counted(e.Seq)
 	case Restored:
@@ -193,7 +199,7 @@ func (t *Table) restore(list []events.Server, now time.Time) (effects []Effect) 
 func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 	if v.Region != t.region {
 		o := t.other(v.Region, now)
-		return o != nil && o.adopt(v, t.detection.MaxServers) != refused
+		return o != nil && o.takeOver(v, t.detection.MaxServers, now)
 	}
 	s, ok := t.find(v.Server)
 	if !ok {

@@ -36,6 +36,8 @@ type Config struct {
 	Name string
 	// Disconnects tells of lost connections; nil: the dead are known by silence alone.
 	Disconnects Disconnects
+	// Caller asks other regions' registries; nil: none is asked.
+	Caller Caller
 	// Prober asks silent servers.
 	Prober *Prober
 	// Detection says when silence becomes a verdict; zero: the defaults.
@@ -74,6 +76,9 @@ type Registry struct {
 	journal   *journal
 	projector *projector
 	leader    *leader
+	scout     *scout
+	// inquiries holds a token for each question about servers that is under way.
+	inquiries chan struct{}
 	probes    *semaphore.Weighted
 	updates   *semaphore.Weighted
 	// reread holds a token while the stream of heartbeats is to be read.
@@ -90,6 +95,8 @@ type Registry struct {
 	unsure  bool
 	shown   uint64
 	shownAt time.Time
+	// witnesses are the questions about servers since the last tick.
+	witnesses []WitnessDue
 }
 
 // New returns a registry, or the first fault of its configuration. It does no I/O.
@@ -110,6 +117,7 @@ func New(c Config) (*Registry, error) {
 		probes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
 		table: NewTable(c.Region, c.Detection), told: Sayings{},
 	}
+	r.scout, r.inquiries = newScout(c.Prober, r.metrics), make(chan struct{}, maxInquiries)
 	r.leader = newLeader(c.Name, c.Lease, c.Log, r.metrics, r.elected)
 	leadership(c.Metrics, r.leader.leads)
 	r.journal = newJournal(c.Bus, c.Log, r.metrics, r.leader.leads)
@@ -247,6 +255,7 @@ func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []event
 			// What waits counts before the silence that it ends is judged.
 			r.drain(ctx, g)
 			r.reduce(ctx, g, Ticked{}, time.Now())
+			r.inquire(ctx, g)
 		}
 		now := time.Now()
 		r.tell(ctx, g, now)
@@ -271,10 +280,14 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 		if item.event == nil {
 			item.event = r.decode(&item)
 		}
-		if elected, ok := item.event.(Elected); ok {
-			r.succeed(ctx, g, elected)
-		} else if item.event != nil {
-			r.reduce(ctx, g, item.event, item.at)
+		switch e := item.event.(type) {
+		case nil:
+		case Elected:
+			r.succeed(ctx, g, e)
+		case viewAsked:
+			r.giveView(e, time.Now())
+		default:
+			r.reduce(ctx, g, e, item.at)
 		}
 	}
 }
@@ -315,6 +328,14 @@ func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now t
 			r.say(ctx, effect.State, effect.State.Reason)
 		case ProbeDue:
 			g.Go(func() error { r.probe(ctx, effect); return nil })
+		case WitnessDue:
+			r.witnesses = append(r.witnesses, effect)
+		case ViewDue:
+			g.Go(func() error { r.askView(ctx, effect.Region); return nil })
+		case SurveyDue:
+			if r.leader.leadsIn(r.term) {
+				g.Go(func() error { r.survey(ctx, effect); return nil })
+			}
 		case UpdateMissed:
 			r.metrics.gaps.WithLabelValues("update").Inc()
 		case Skipped:
@@ -403,32 +424,14 @@ func (r *Registry) publish(ctx context.Context, updates []*events.ViewUpdate) {
 	_ = g.Wait() // each outcome was counted
 }
 
-// probe asks a server; what comes of it goes through the inbox.
-func (r *Registry) probe(ctx context.Context, due ProbeDue) {
-	if r.probes.Acquire(ctx, 1) != nil {
-		return
-	}
-	defer r.probes.Release(1)
-	err := r.cfg.Prober.Probe(ctx, due.URL)
-	if ctx.Err() != nil {
-		return
-	}
-	outcome := "good"
-	switch {
-	case errors.Is(err, ErrRefused):
-		outcome = "refused"
-	case err != nil:
-		outcome = "failed"
-	}
-	r.metrics.probes.WithLabelValues(outcome).Inc()
-	r.inbox.learned(ProbeDone{Server: due.Server, Boot: due.Boot, OK: err == nil, Refused: errors.Is(err, ErrRefused)})
-}
-
 // show makes a new view of the table.
 func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
 	servers := r.table.Servers()
 	r.metrics.count(r.cfg.Region, servers)
+	for state, n := range r.table.Regions() {
+		r.metrics.others.WithLabelValues(state).Set(float64(n))
+	}
 	r.view.Store(NewView(servers, seqsOf(servers), &r.current, now))
 	r.shown, r.shownAt = r.table.Changes(), now
 }

@@ -39,7 +39,7 @@ func (s Sayings) Heard(e events.Event) {
 	case *events.ServerState:
 		s.note(e.Server, Saying{e.State, e.At})
 	case *events.RegionState:
-		if e.State == "up" || e.State == "unreachable" {
+		if e.State == regionUp || e.State == regionUnreachable || e.State == regionDown {
 			s.note(regionSaying(e.Region), Saying{events.State(e.State), e.At})
 		}
 	}
@@ -60,6 +60,11 @@ func (s Sayings) Trust(region string, servers []events.Server, newer bool) {
 		_, heard := s[v.Server]
 		if v.Region == region && (newer || !heard) {
 			s.note(v.Server, Saying{v.State, v.Since})
+		}
+		if state := regionAsWritten(v); v.Region != region && state != "" {
+			if _, heard := s[regionSaying(v.Region)]; newer || !heard {
+				s.note(regionSaying(v.Region), Saying{events.State(state), v.Since})
+			}
 		}
 	}
 }
@@ -98,12 +103,17 @@ func (t *Table) succeed(e Elected, now time.Time) (effects []Effect) {
 	}
 	for _, name := range sortedKeys(t.others) {
 		o := t.others[name]
-		told := e.Told[regionSaying(name)].State == "unreachable"
-		switch {
-		case told != o.unreachable && o.unreachable:
-			effects = append(effects, t.reach(name, o, false, "no view update for "+t.detection.Unreachable.String(), now)...)
-		case told != o.unreachable:
-			effects = append(effects, t.reach(name, o, true, "view updates are back", now)...)
+		told := string(e.Told[regionSaying(name)].State)
+		if told == regionDown && o.unreachable {
+			o.down, o.since = true, now // the leader before had that from more than is known here
+		}
+		switch is := o.state(); {
+		case is == regionUp && told != "" && told != is:
+			effects = append(effects, t.turned(name, o, "view updates are back", now)...)
+		case is == regionUnreachable && told != is:
+			effects = append(effects, t.turned(name, o, t.noUpdate(), now)...)
+		case is == regionDown && told != is:
+			effects = append(effects, t.turned(name, o, "it was down before", now)...)
 		default:
 			for _, s := range o.servers {
 				t.dueKey(s.Key())
@@ -112,6 +122,37 @@ func (t *Table) succeed(e Elected, now time.Time) (effects []Effect) {
 	}
 	t.fullDue, t.toldAt = true, time.Time{}
 	return effects
+}
+
+// regionAsWritten returns the state of another region that a value in the bucket bears witness
+// of, empty if none.
+func regionAsWritten(v *events.Server) string {
+	switch v.Reason {
+	case ReasonRegionUnreachable:
+		return regionUnreachable
+	case ReasonRegionDown:
+		return regionDown
+	}
+	return ""
+}
+
+// takeOver keeps another region's server as the bucket has it unless there is something newer.
+// A value that was written while the region was out of reach says how it counted here, not
+// how it was: any that the region sends replaces it, and until then the region is as it was.
+func (o *otherRegion) takeOver(v *events.Server, most int, now time.Time) bool {
+	state := regionAsWritten(v)
+	if state == "" {
+		return o.adopt(v, most) != refused
+	}
+	if o.heard.IsZero() && !o.unreachable {
+		o.unreachable, o.since = true, now
+	}
+	if o.heard.IsZero() && state == regionDown {
+		o.down = true
+	}
+	anew := *v
+	anew.State, anew.Reason, anew.Seq = events.StateSuspect, ReasonRegionUnreachable, 0
+	return o.adopt(&anew, most) != refused
 }
 
 // Follow lets what is due count as told, for a registry that does not lead: its own view goes

@@ -9,7 +9,8 @@ import (
 )
 
 // Event is something that a Table learns: one of HeartbeatSeen, ProbeDone, UpdateSeen,
-// SequenceSeen, Restored, Elected, Disconnected, Reported, Gap and Ticked.
+// ViewAnswered, Witnessed, Surveyed, SequenceSeen, Restored, Elected, Disconnected, Reported,
+// Gap and Ticked.
 type Event interface{ event() }
 
 // HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.
@@ -53,7 +54,7 @@ func (Gap) event()           {}
 func (Ticked) event()        {}
 
 // Effect is something that a Table wants done: one of StateChanged, RegionChanged, ProbeDue,
-// UpdateMissed and Skipped.
+// ViewDue, WitnessDue, SurveyDue, UpdateMissed and Skipped.
 type Effect interface{ effect() }
 
 // StateChanged is a server of the own region in a new state.
@@ -65,8 +66,8 @@ type RegionChanged struct{ State *events.RegionState }
 // ProbeDue asks for a probe of a server; its ProbeDone is awaited.
 type ProbeDue struct{ Server, Boot, URL string }
 
-// UpdateMissed says that another region has sent an update that did not arrive. What it held
-// comes with the next full one.
+// UpdateMissed says that another region has sent an update that did not arrive, or not yet.
+// What it held comes with the next full one, or the region is asked (ViewDue).
 type UpdateMissed struct{ Region string }
 
 // Skipped counts an event, or a part of one, that changed nothing, for the reason.
@@ -135,15 +136,6 @@ func (t *Table) Servers() []events.Server {
 		}
 	}
 	return list
-}
-
-// Sees returns the age of the last update of each other region, in milliseconds.
-func (t *Table) Sees(now time.Time) map[string]int64 {
-	sees := make(map[string]int64, len(t.others))
-	for name, o := range t.others {
-		sees[name] = max(0, now.Sub(o.seen).Milliseconds())
-	}
-	return sees
 }
 
 // find returns the own server with that id; it makes one if there is room for it.

@@ -94,7 +94,7 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, line := range protections(list) {
+	for _, line := range append(outages(list), protections(list)...) {
 		fmt.Fprintln(p.stdout, line)
 	}
 	_, err := fmt.Fprintf(p.stdout, "%d servers in the view of %s\n", len(list), region)
@@ -123,6 +123,27 @@ func protections(list []events.Server) (lines []string) {
 			if n := marked[what]; n > 0 {
 				lines = append(lines, fmt.Sprintf("region %s: %d of %d servers are marked %s", region, n, end, what))
 			}
+		}
+		list = list[end:]
+	}
+	return lines
+}
+
+// outages says of each region that is out of reach or down how many of its servers count otherwise for that, in the order
+// of the list.
+func outages(list []events.Server) (lines []string) {
+	for len(list) > 0 {
+		region, end := list[0].Region, 0
+		reasons := map[string]int{}
+		for end < len(list) && list[end].Region == region {
+			reasons[list[end].Reason]++
+			end++
+		}
+		if n := reasons[registry.ReasonRegionUnreachable]; n > 0 {
+			lines = append(lines, fmt.Sprintf("region %s is out of reach: %d of %d servers are suspect for that", region, n, end))
+		}
+		if n := reasons[registry.ReasonRegionDown]; n > 0 {
+			lines = append(lines, fmt.Sprintf("region %s is down: %d of %d servers are down for that", region, n, end))
 		}
 		list = list[end:]
 	}

@@ -22,6 +22,21 @@ func TestServersSaysWhatProtects(t *testing.T) {
 	}
 }
 
+func TestServersSaysWhichRegionsAreOut(t *testing.T) {
+	list := []events.Server{
+		{Region: "a", Reason: "heartbeat"},
+		{Region: "b", Reason: "region_down"},
+		{Region: "b", Reason: "region_down"},
+		{Region: "b", Reason: "missed_heartbeats"},
+		{Region: "c", Reason: "region_unreachable"},
+		{Region: "c", Reason: "announced"},
+	}
+	want := []string{"region b is down: 2 of 3 servers are down for that", "region c is out of reach: 1 of 2 servers are suspect for that"}
+	if diff := cmp.Diff(want, outages(list)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 func TestServersSaysWhatCapacityCounts(t *testing.T) {
 	back := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	s := events.Server{Capacity: 200, RejoinedAt: back}

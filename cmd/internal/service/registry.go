@@ -50,7 +50,7 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	r, err := registry.New(registry.Config{
 		Region: c.NATS.Region, Bus: conn, Heartbeats: heartbeats, Store: conn.Servers(),
-		Lease: conn.Lease(), Name: name, Disconnects: conn.Disconnects(c.ServerUsers...),
+		Lease: conn.Lease(), Name: name, Disconnects: conn.Disconnects(c.ServerUsers...), Caller: conn.Caller(),
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: c.Log, Metrics: metrics,
 	})
 	if err != nil {
@@ -58,6 +58,7 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.Run(ctx) })
+	g.Go(func() error { return conn.Serve(ctx, registryService(c.NATS.Region, r.Methods())) })
 	ready := func() error {
 		if r.View() == nil {
 			return errors.New("the view is not read yet")
