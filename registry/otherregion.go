@@ -21,6 +21,10 @@ type otherRegion struct {
 	// parts of a later one.
 	complete uint64
 	full     *fullUpdate
+	// role and weight are the region's, as of an update of that sequence.
+	role     events.Role
+	weight   *int
+	roleAsOf uint64
 	// unreachable says that no update has come for too long.
 	unreachable bool
 }
@@ -47,6 +51,7 @@ const (
 // shown returns a server as it counts here: one of a region out of reach is suspect.
 func (o *otherRegion) shown(s *events.Server) events.Server {
 	v := *s
+	v.RegionRole, v.RegionWeight = o.role, o.weight
 	if o.unreachable && v.State == events.StateUp {
 		v.State, v.Reason = events.StateSuspect, reasonNoUpdates
 	}
@@ -104,6 +109,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	if o.missed(u) {
 		effects = append(effects, UpdateMissed{u.Region})
 	}
+	assigned := u.Seq >= o.seq && !u.At.Before(o.at) && o.assign(u.Role, u.Weight, u.Seq)
 	if u.Seq >= o.seq {
 		o.seq, o.at = u.Seq, latest(o.at, u.At)
 	}
@@ -119,7 +125,35 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	if u.Full {
 		t.complete(o, u)
 	}
+	if s := o.newest(); assigned && s != nil {
+		t.dueKey(s.Key())
+	}
 	return effects
+}
+
+// assign takes the region's role and weight, and reports whether they have changed.
+func (o *otherRegion) assign(role events.Role, weight *int, seq uint64) (changed bool) {
+	changed = role != o.role || events.WeightOf(weight) != events.WeightOf(o.weight)
+	o.role, o.weight, o.roleAsOf = role, weight, seq
+	return changed
+}
+
+// recall takes them from a stored value, until the region itself is heard.
+func (o *otherRegion) recall(s *events.Server) {
+	if o.at.IsZero() && s.Seq >= o.roleAsOf {
+		o.assign(s.RegionRole, s.RegionWeight, s.Seq)
+	}
+}
+
+// newest returns the server whose value tells readers the role and weight: that of the
+// highest sequence, the first by id of several. nil: there is none.
+func (o *otherRegion) newest() (newest *events.Server) {
+	for _, s := range o.servers {
+		if newest == nil || s.Seq > newest.Seq {
+			newest = s
+		}
+	}
+	return newest
 }
 
 // restart forgets how far a region had counted: its registry has lost that, with its store.

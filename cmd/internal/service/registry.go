@@ -47,7 +47,7 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	r, err := registry.New(registry.Config{
 		Region: c.NATS.Region, Bus: conn, Heartbeats: heartbeats, Store: conn.Servers(),
-		Lease: conn.Lease(), Name: name,
+		Lease: conn.Lease(), Name: name, Wishes: conn.Wishes(),
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: c.Log, Metrics: metrics,
 	})
 	if err != nil {
@@ -61,6 +61,12 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 		}
 		return nil
 	}
+	g.Go(func() error {
+		if !await(ctx, ready) {
+			return nil
+		}
+		return conn.Serve(ctx, registryEndpoints(c.NATS.Region, r))
+	})
 	g.Go(func() error {
 		return serveAdmin(ctx, c.Admin, admin{ready: ready, view: r.View, metrics: metrics}, func(url string) {
 			if await(ctx, ready) && c.Ready != nil {
