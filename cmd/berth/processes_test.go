@@ -107,7 +107,7 @@ func (f *processes) startRegion(t *testing.T, dir, name, nats, users string) {
 	for _, suffix := range []string{"a", "b"} {
 		id := name + "-" + suffix
 		s := start(t, "demo", "--nats", nats, "--region", name, "--server", id, "--listen", "127.0.0.1:0",
-			"--issuer", f.ready.GlobalURL, "--location", dev.Location(name).String())
+			"--issuer", f.ready.GlobalURL, "--location", dev.Location(name).String(), "--drain", "0s")
 		region.Servers = append(region.Servers, dev.ReadyServer{ID: id, URL: said(t, s, "serving on "), PID: s.cmd.Process.Pid})
 	}
 	r.way = dev.Way{Region: name, URL: region.TokensURL, Admin: said(t, r.tokens, "admin on ")}

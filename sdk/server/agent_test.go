@@ -265,8 +265,8 @@ func TestHeartbeats(t *testing.T) {
 		run(t, c, func(a *server.Agent) {
 			time.Sleep(60 * time.Second)
 			before := len(o.all())
-			a.Drain()
-			a.Drain() // says nothing new
+			a.Drain(30 * time.Second)
+			a.Drain(time.Hour) // says nothing new
 			synctest.Wait()
 			if more := len(o.all()) - before; more != 1 {
 				t.Errorf("%d heartbeats at once for a drain, want 1", more)
@@ -706,7 +706,7 @@ func TestHeartbeatsOverNATS(t *testing.T) {
 	if second := <-heartbeats; first.State != events.StateUp || second.Seq != first.Seq+1 || second.Boot != first.Boot {
 		t.Errorf("%+v after %+v", second, first)
 	}
-	a.Drain()
+	a.Drain(0)
 	for h := range heartbeats {
 		if h.State == events.StateDraining {
 			break
