@@ -251,6 +251,17 @@ func (r *Registry) wishes(ctx context.Context) (WishesSeen, error) {
 	return WishesSeen{Wishes: w, Revision: revision}, err
 }
 
+// firstWishes reads what is wanted at the start. What cannot be understood is no wish: servers
+// count for more than it does.
+func (r *Registry) firstWishes(ctx context.Context) (WishesSeen, error) {
+	w, err := r.wishes(ctx)
+	if errors.Is(err, errGarbled) {
+		r.log.LogAttrs(ctx, slog.LevelError, "wishes of operators not understood, so none holds", slog.String("error", err.Error()))
+		return WishesSeen{Wishes: new(Wishes), Revision: w.Revision}, nil
+	}
+	return w, err
+}
+
 // followWishes hears of what operators want until ctx ends.
 func (r *Registry) followWishes(ctx context.Context) error {
 	if r.cfg.Wishes == nil {

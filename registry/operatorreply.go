@@ -57,6 +57,10 @@ func usable(v *View, id string) bool {
 
 // remains warns of servers that drain on after an undrain.
 func (d *DrainReply) remains(v *View, w *Wishes) {
+	if d.Server != "" && w.Region != nil {
+		d.Warnings = append(d.Warnings, fmt.Sprintf("it drains on with its region: undrain %s", d.Region))
+		return
+	}
 	var own, announced []string
 	for i := range v.Servers {
 		s := &v.Servers[i]

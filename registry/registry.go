@@ -137,8 +137,8 @@ func (r *Registry) Run(ctx context.Context) error {
 	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { restored, _, err = r.projector.read(ctx); return err }) {
 		return nil
 	}
-	wishes := WishesSeen{Wishes: new(Wishes)}
-	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { wishes, err = r.wishes(ctx); return err }) {
+	var wishes WishesSeen
+	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { wishes, err = r.firstWishes(ctx); return err }) {
 		return nil
 	}
 	if !r.catchUp(ctx, firstLimit) {

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -69,6 +70,9 @@ type WishesSeen struct {
 
 func (WishesSeen) event() {}
 
+// errGarbled says that a stored value is not understood.
+var errGarbled = errors.New("wishes are garbled")
+
 // parseWishes reads a stored value; an empty one is no wish.
 func parseWishes(data []byte) (*Wishes, error) {
 	w := new(Wishes)
@@ -76,10 +80,10 @@ func parseWishes(data []byte) (*Wishes, error) {
 		return w, nil
 	}
 	if err := json.Unmarshal(data, w); err != nil {
-		return nil, fmt.Errorf("read wishes: %w", err)
+		return nil, fmt.Errorf("%w: %w", errGarbled, err)
 	}
 	if !w.Role.Valid() || events.WeightOf(w.Weight) < 0 || events.WeightOf(w.Weight) > events.FullWeight {
-		return nil, fmt.Errorf("read wishes: role %q, weight %d", w.Role, events.WeightOf(w.Weight))
+		return nil, fmt.Errorf("%w: role %q, weight %d", errGarbled, w.Role, events.WeightOf(w.Weight))
 	}
 	return w, nil
 }

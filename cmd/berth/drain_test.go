@@ -77,6 +77,8 @@ func natsOf(ready dev.Ready, region string) string {
 func TestDrain(t *testing.T) {
 	t.Parallel() // it mostly waits
 	f := startProcesses(t, "eu-west-1", "us-east-1")
+	standby := start(t, f.regions["eu-west-1"].registryArgs...)
+	admin := said(t, standby, "admin on ")
 	dublin := client{t: t, location: nearDublin}
 	home, abroad := natsOf(f.ready, "eu-west-1"), natsOf(f.ready, "us-east-1")
 	login := dublin.login(f.ready)
@@ -102,17 +104,15 @@ func TestDrain(t *testing.T) {
 		t.Errorf("critical refresh: %s for %s", stay.Server.ID, stay.Reason)
 	}
 
-	// The registry that leads dies; another takes over and knows.
+	// The registry that leads dies; the one that stood by takes over and knows.
 	f.regions["eu-west-1"].registry.crash(t)
-	successor := start(t, f.regions["eu-west-1"].registryArgs...)
-	admin := said(t, successor, "admin on ")
-	eventually(t, 10*time.Second, "the successor to lead", func() bool {
+	eventually(t, 10*time.Second, "the standby to lead", func() bool {
 		_, body := client{t: t}.call("GET", admin+"/metrics", "", nil, nil)
 		return strings.Contains(body, "\nberth_registry_leads 1\n")
 	})
 	f.told(t, id, events.StateDraining)
 	if s := readable(t, admin, id); s.State != events.StateDraining || s.Reason != "operator" || !s.DrainUntil.Equal(reply.Until) {
-		t.Errorf("the successor shows %+v, want it to drain until %s", s, reply.Until)
+		t.Errorf("the standby shows %+v, want it to drain until %s", s, reply.Until)
 	}
 	out, err := berth(t.Context(), t, "servers", "--nats", abroad).Output()
 	if err != nil || !strings.Contains(string(out), "draining until "+reply.Until.Local().Format("15:04:05")) {

@@ -103,10 +103,15 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 
 // state returns a server's state, of one that is to drain with its deadline.
 func state(s *events.Server, now time.Time) string {
-	if s.DrainUntil.IsZero() {
+	switch {
+	case s.DrainUntil.IsZero():
 		return string(s.State)
+	case s.State != events.StateDraining:
+		return string(s.State) + ", to drain until " + clock(s.DrainUntil, now)
+	case now.After(s.DrainUntil):
+		return "draining, over at " + clock(s.DrainUntil, now)
 	}
-	return string(s.State) + " until " + clock(s.DrainUntil, now)
+	return "draining until " + clock(s.DrainUntil, now)
 }
 
 // clock returns a time near now as people write it here: the date only of another day.

@@ -1,11 +1,13 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -55,17 +57,26 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.Run(ctx) })
-	ready := func() error {
+	able := func() error {
 		if r.View() == nil {
 			return errors.New("the view is not read yet")
 		}
 		return nil
 	}
+	var serving atomic.Bool
+	ready := func() error {
+		if !serving.Load() {
+			return cmp.Or(able(), errors.New("requests over NATS are not served yet"))
+		}
+		return nil
+	}
 	g.Go(func() error {
-		if !await(ctx, ready) {
+		if !await(ctx, able) {
 			return nil
 		}
-		return conn.Serve(ctx, registryEndpoints(c.NATS.Region, r))
+		endpoints := registryEndpoints(c.NATS.Region, r)
+		endpoints.Started = func() { serving.Store(true) }
+		return conn.Serve(ctx, endpoints)
 	})
 	g.Go(func() error {
 		return serveAdmin(ctx, c.Admin, admin{ready: ready, view: r.View, metrics: metrics}, func(url string) {
