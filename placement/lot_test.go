@@ -49,6 +49,25 @@ func TestAWeightOnlyGrowsWhatItTakes(t *testing.T) {
 	}
 }
 
+// TestSettingsCostNoMemory: like every decision, those that ask for weights allocate nothing.
+func TestSettingsCostNoMemory(t *testing.T) {
+	var settings []placement.Setting
+	for i, city := range cities {
+		settings = append(settings, placement.Setting{Region: city.region, Role: []events.Role{"", events.RoleStandby}[i%2], Weight: 10 * i})
+	}
+	v := placement.NewView(fleet(3), settings...)
+	at := cities[7].at
+	for _, r := range []placement.Request{
+		{Session: "01jd7q2m5ehx8c3v9k4t6w0ynr", Location: &at},
+		{Session: "01jd7q2m5ehx8c3v9k4t6w0ynr", Location: &at, Server: "us-east-1-001"},
+		{Session: "01jd7q2m5ehx8c3v9k4t6w0ynr", ClosestServer: "eu-west-1-001", Server: "us-east-1-001"},
+	} {
+		if n := testing.AllocsPerRun(100, func() { r.Generation++; placement.Decide(r, &v, placement.Policy{}, noon) }); n > 0 {
+			t.Errorf("%v allocations for %+v", n, r)
+		}
+	}
+}
+
 // TestFallbacksHonourSettings: regions that take sessions stand in first.
 func TestFallbacksHonourSettings(t *testing.T) {
 	name := func(v *placement.View, list []int) (names []string) {

@@ -41,7 +41,7 @@ type Config struct {
 	Log   *slog.Logger
 }
 
-// Run serves until ctx ends; then it drains, says goodbye and finishes what is in flight.
+// Run serves until ctx ends; then it drains, finishes what is in flight and says goodbye.
 func Run(ctx context.Context, c Config) (err error) {
 	listener, err := service.Listen(ctx, c.Listen)
 	if err != nil {
@@ -80,11 +80,17 @@ func Run(ctx context.Context, c Config) (err error) {
 	mux.Handle("/api/", agent.Lock(shop.routes()))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.Handle("/", agent.TokenPaths(cmp.Or(c.PathPrefix, "/")))
-	serving, end := context.WithCancel(context.WithoutCancel(ctx))
+	// The agent outlives the listener: its last word is that nobody is served any more.
+	living, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	serving, end := context.WithCancel(living)
 	defer end()
-	g, serving := errgroup.WithContext(serving)
-	g.Go(func() error { return agent.Run(serving) })
-	g.Go(func() error { return service.ServeHTTP(serving, listener, mux) })
+	var g errgroup.Group
+	g.Go(func() error { return agent.Run(living) })
+	g.Go(func() error {
+		defer leave()
+		return service.ServeHTTP(serving, listener, mux)
+	})
 	g.Go(func() error {
 		defer end()
 		c.untilDrained(ctx, serving, agent)

@@ -21,7 +21,7 @@ import (
 // Times of a child: after SIGTERM it drains for Config.Drain and ends within childEnd, or is
 // killed.
 const (
-	childEnd   = 2 * time.Second
+	childEnd   = 4 * time.Second
 	childStart = 20 * time.Second
 )
 
