@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"syscall"
@@ -230,4 +231,52 @@ func adminURLs(ready dev.Ready) map[string]string {
 		urls[r.Region] = r.AdminURL
 	}
 	return urls
+}
+
+// TestGoodbyeComesLast: a server that is told to end takes no more requests, finishes the one
+// it has, and only then says that it has left.
+func TestGoodbyeComesLast(t *testing.T) {
+	t.Parallel() // it mostly waits
+	_, ready := startDev(t, "--regions", "eu-west-1", "--drain", "200ms")
+	dublin := client{t: t, location: nearDublin}
+	login := dublin.login(ready)
+	id, admin := login.Server.ID, ready.Regions[0].AdminURL
+	body, slow := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, login.Server.URL+"/api/cart", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+login.AccessToken)
+	answered := make(chan int, 1)
+	go func() {
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Errorf("the request in flight: %v", err)
+			answered <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		answered <- resp.StatusCode
+	}()
+	if _, err := io.WriteString(slow, `{"items":`); err != nil {
+		t.Fatal(err)
+	}
+	signalServer(t, ready, id, syscall.SIGTERM)
+	eventually(t, 5*time.Second, "the end of its listener", func() bool {
+		status, _ := dublin.call("GET", login.Server.URL+"/healthz", "", nil, nil)
+		return status == 0
+	})
+	if s := readable(t, admin, id); s.State != events.StateDraining {
+		t.Errorf("%s is %s with a request in flight", id, s.State)
+	}
+	if _, err := io.WriteString(slow, `["tea"]}`); err != nil {
+		t.Fatal(err)
+	}
+	if err := slow.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status := <-answered; status != http.StatusCreated {
+		t.Errorf("the request in flight was answered with %d", status)
+	}
+	eventually(t, 5*time.Second, id+" gone", func() bool { return readable(t, admin, id).State == events.StateLeft })
 }
