@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/registry"
@@ -224,4 +225,89 @@ func TestADrainedServerIsNotUsedForWant(t *testing.T) {
 	if diff := cmp.Diff(want, usable); diff != "" {
 		t.Errorf("for placement (-want +got):\n%s", diff)
 	}
+}
+
+// TestWishesHoldWhateverHappens: servers live, fall silent, announce drains and leave, and
+// operators change their minds, in any order. Nobody is shown up whom operators want drained,
+// nobody drains whom nobody wants drained, and deadlines are the earliest that anyone named.
+func TestWishesHoldWhateverHappens(t *testing.T) {
+	ids := []string{"eu-west-1-a", "eu-west-1-b", "eu-west-1-c"}
+	rapid.Check(t, func(t *rapid.T) {
+		table := registry.NewTable("eu-west-1", registry.Detection{})
+		now, revision := start, uint64(0)
+		wanted := map[string]float64{}
+		seq, says, until := map[string]uint64{}, map[string]events.State{}, map[string]time.Time{}
+		learn := func(e registry.Event) {
+			for _, effect := range table.Reduce(e, now) {
+				if due, ok := effect.(registry.ProbeDue); ok {
+					table.Reduce(registry.ProbeDone{Server: due.Server, Boot: due.Boot, OK: rapid.Bool().Draw(t, "answers")}, now)
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"heartbeat": func(t *rapid.T) {
+				id := rapid.SampledFrom(ids).Draw(t, "server")
+				state := rapid.SampledFrom([]events.State{events.StateUp, events.StateUp, events.StateUp, events.StateDraining, events.StateLeft}).Draw(t, "says")
+				seq[id]++
+				h := beat(id, boot(1), seq[id], saying(state))
+				if state == events.StateDraining && rapid.Bool().Draw(t, "named") {
+					h.DrainUntil = now.Add(time.Duration(rapid.IntRange(1, 900).Draw(t, "for")) * time.Second)
+				}
+				says[id], until[id] = state, h.DrainUntil
+				learn(live(h))
+			},
+			"wish": func(t *rapid.T) {
+				key := rapid.SampledFrom(append([]string{""}, ids...)).Draw(t, "of")
+				if rapid.Bool().Draw(t, "undrain") {
+					delete(wanted, key)
+				} else {
+					wanted[key] = now.Sub(start).Seconds() + float64(rapid.IntRange(1, 900).Draw(t, "for"))
+				}
+				revision++
+				learn(wish(revision, wanted))
+			},
+			"time": func(t *rapid.T) {
+				for range rapid.IntRange(1, 120).Draw(t, "ticks") {
+					now = now.Add(50 * time.Millisecond)
+					learn(registry.Ticked{})
+				}
+			},
+			"restart": func(t *rapid.T) {
+				stored := table.Servers()
+				table = registry.NewTable("eu-west-1", registry.Detection{})
+				learn(wish(revision, wanted))
+				learn(registry.Restored{Servers: stored})
+				clear(until) // what a server named it has to name again
+			},
+			"": func(t *rapid.T) {
+				for _, s := range table.Servers() {
+					var want time.Time
+					for _, key := range []string{"", s.Server} {
+						if seconds, ok := wanted[key]; ok && (want.IsZero() || at(seconds).Before(want)) {
+							want = at(seconds)
+						}
+					}
+					announced := says[s.Server] == events.StateDraining
+					switch {
+					case s.State == events.StateUp && (!want.IsZero() || announced):
+						t.Fatalf("%+v is up; it says %s, operators want it drained until %s", s, says[s.Server], want)
+					case s.State == events.StateDraining && want.IsZero() && !announced:
+						t.Fatalf("%+v drains; it says %s", s, says[s.Server])
+					case s.State == events.StateDraining && s.DrainUntil.IsZero():
+						t.Fatalf("%+v drains for ever", s)
+					case s.State == events.StateLeft && !s.DrainUntil.IsZero():
+						t.Fatalf("%+v has left and is to drain", s)
+					}
+					if s.State == events.StateDraining && announced && !until[s.Server].IsZero() && (want.IsZero() || until[s.Server].Before(want)) {
+						want = until[s.Server]
+					} else if s.State == events.StateDraining && announced {
+						continue // a time that this test does not know
+					}
+					if s.State != events.StateLeft && !s.DrainUntil.Equal(want) {
+						t.Fatalf("%+v is to drain until %s", s, want)
+					}
+				}
+			},
+		})
+	})
 }

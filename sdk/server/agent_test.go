@@ -294,6 +294,13 @@ func TestHeartbeats(t *testing.T) {
 			if s := string(h.State); !strings.HasSuffix(states, s) {
 				states += " " + s
 			}
+			var until time.Time
+			if h.State == events.StateDraining {
+				until = first.At.Add(90 * time.Second)
+			}
+			if !h.DrainUntil.Equal(until) {
+				t.Errorf("heartbeat %d, %s, drains until %v, want %v", i, h.State, h.DrainUntil, until)
+			}
 			if i > 0 && i < 55 {
 				gap := p.at.Sub(all[i-1].at)
 				spread[gap] = true
