@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/berthhq/berth/registry"
 )
@@ -44,7 +43,7 @@ func (w *Wishes) Put(ctx context.Context, value []byte, revision uint64) (uint64
 // Watch implements registry.WishStore.
 func (w *Wishes) Watch(ctx context.Context, fn func(value []byte, revision uint64, anew bool)) error {
 	watch, err := w.conn.NewWatch(WatchConfig{
-		Bucket: BucketRegistry, Keys: wishesKey, Heartbeat: 5 * time.Second,
+		Bucket: BucketRegistry, Keys: wishesKey,
 		Apply: func(u Update) {
 			if u.Complete && len(u.Entries) == 0 {
 				fn(nil, 0, true)

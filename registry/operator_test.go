@@ -99,12 +99,15 @@ func TestEveryRegistryTakesAndKnowsWishes(t *testing.T) {
 		t.Errorf("stored %s", value)
 	}
 
-	// A third that starts now knows them from its first view on.
+	// A third that starts now knows them from its first view on, whomever it has heard yet.
 	third := newDesk(t, url, 3)
 	for _, id := range ids {
-		if s, _ := third.View().Server(id); s.State != events.StateDraining || s.Reason != "operator" {
-			t.Errorf("the new registry shows %s %s (%s)", id, s.State, s.Reason)
+		if s, _ := third.View().Server(id); s.State == events.StateUp || s.DrainUntil.IsZero() {
+			t.Errorf("the new registry shows %s %s (%s) until %s", id, s.State, s.Reason, s.DrainUntil)
 		}
+	}
+	for _, id := range ids {
+		third.shows(id, events.StateDraining)
 	}
 	for _, id := range ids {
 		if reply, err := third.Undrain(t.Context(), registry.DrainRequest{Server: id}); err != nil || !reply.Changed {
@@ -209,8 +212,8 @@ func TestSettingsOfARegion(t *testing.T) {
 			t.Errorf("%s: warnings %q", step.want, reply.Warnings)
 		}
 		jetstreamtest.Eventually(t, 10*time.Second, step.want, func() bool {
-			list := d.Regions(time.Now())
-			return len(list) == 1 && fmt.Sprint(list[0].Role, " ", list[0].Weight) == step.want && list[0].Up == 1 &&
+			list, err := d.Regions(time.Now())
+			return err == nil && len(list) == 1 && fmt.Sprint(list[0].Role, " ", list[0].Weight) == step.want && list[0].Up == 1 &&
 				list[0].Usable == 1 && list[0].Sessions == 100 && list[0].Capacity == 1000 && list[0].Reachable
 		})
 	}
@@ -354,6 +357,32 @@ func TestAnUncertainWishIsSaidToBe(t *testing.T) {
 		}
 	}
 	d.shows(ids[0], events.StateDraining)
+}
+
+// TestDrainsOneByOneAreBounded: what is stored has to fit into a message.
+func TestDrainsOneByOneAreBounded(t *testing.T) {
+	t.Parallel()
+	url := jetstreamtest.Shared(t)
+	ids := startServers(t, jetstreamtest.Provisioned(t, url), 1)
+	full := registry.Wishes{Servers: map[string]registry.Drain{}}
+	for i := range 2000 {
+		full.Servers[fmt.Sprintf("%s-%060d", "eu", i)] = registry.Drain{Until: start, At: start, By: strings.Repeat("x", 128)}
+	}
+	value, err := json.Marshal(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(value) > 1<<20 {
+		t.Errorf("so many drains are %d bytes, more than a message may have", len(value))
+	}
+	d := newDesk(t, url, 1, func(c *registry.Config) { c.Wishes = &wishStore{value: value, revision: 1} })
+	var refused *registry.Refusal
+	if _, err := d.Drain(t.Context(), registry.DrainRequest{Server: ids[0]}); !errors.As(err, &refused) || refused.Code != registry.RefusedConflict {
+		t.Errorf("drained one more: %v", err)
+	}
+	if _, err := d.Drain(t.Context(), registry.DrainRequest{}); err != nil {
+		t.Errorf("the region: %v", err)
+	}
 }
 
 // TestWishesForTheGoneAreRemoved: by the registry that leads, once nobody can want them.

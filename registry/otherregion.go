@@ -125,8 +125,8 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	if u.Full {
 		t.complete(o, u)
 	}
-	if s := o.newest(); assigned && s != nil {
-		t.dueKey(s.Key())
+	if assigned {
+		t.dueNewest(o)
 	}
 	return effects
 }
@@ -140,20 +140,23 @@ func (o *otherRegion) assign(role events.Role, weight *int, seq uint64) (changed
 
 // recall takes them from a stored value, until the region itself is heard.
 func (o *otherRegion) recall(s *events.Server) {
-	if o.at.IsZero() && s.Seq >= o.roleAsOf {
+	if o.at.IsZero() && s.Seq > o.roleAsOf {
 		o.assign(s.RegionRole, s.RegionWeight, s.Seq)
 	}
 }
 
-// newest returns the server whose value tells readers the role and weight: that of the
-// highest sequence, the first by id of several. nil: there is none.
-func (o *otherRegion) newest() (newest *events.Server) {
+// dueNewest marks the server whose value tells readers the region's role and weight: that of
+// the highest sequence, the first by id of several.
+func (t *Table) dueNewest(o *otherRegion) {
+	var newest *events.Server
 	for _, s := range o.servers {
 		if newest == nil || s.Seq > newest.Seq {
 			newest = s
 		}
 	}
-	return newest
+	if newest != nil {
+		t.dueKey(newest.Key())
+	}
 }
 
 // restart forgets how far a region had counted: its registry has lost that, with its store.

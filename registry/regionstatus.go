@@ -42,12 +42,12 @@ type RegionStatus struct {
 	AgeMS     int64 `json:"age_ms"`
 }
 
-// Regions returns every region as this registry sees it, sorted by name; nil before it has a
-// view.
-func (r *Registry) Regions(now time.Time) []RegionStatus {
+// Regions returns every region as this registry sees it, sorted by name. An error is a
+// *Refusal: it has no view yet.
+func (r *Registry) Regions(now time.Time) ([]RegionStatus, error) {
 	view, sees := r.View(), r.sees.Load()
 	if view == nil || sees == nil {
-		return nil
+		return nil, refuse(RefusedUnavailable, "the registry of %s is not ready", r.cfg.Region)
 	}
 	regions := make([]RegionStatus, len(view.Regions))
 	for i := range view.Regions {
@@ -66,7 +66,7 @@ func (r *Registry) Regions(now time.Time) []RegionStatus {
 		}
 		regions[at].count(s)
 	}
-	return regions
+	return regions, nil
 }
 
 func statusOf(g *placement.Region) RegionStatus {

@@ -39,7 +39,7 @@ func registryEndpoints(region string, r *registry.Registry) jetstream.ServiceCon
 		{"undrain", answering(r.Undrain)},
 		{"region", answering(r.SetRegion)},
 		{"regions", answering(func(context.Context, struct{}) ([]registry.RegionStatus, error) {
-			return r.Regions(time.Now()), nil
+			return r.Regions(time.Now())
 		})},
 	} {
 		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
