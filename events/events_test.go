@@ -36,9 +36,15 @@ func examples() map[string]events.Event {
 		Since: since, SeenAt: at.Add(-2 * time.Second), IntervalMS: 1000, Capacity: 5000, Load: load(),
 		Location: events.Location{Lat: 53.35, Lon: -6.26}, Replication: map[string]string{"us-east-1": "0/16B3748"}, Seq: 411,
 	}
+	draining := server
+	draining.State, draining.Reason, draining.DrainUntil = events.StateDraining, "operator", at.Add(7*time.Minute)
+	draining.RegionRole, draining.RegionWeight = events.RoleActive, new(40)
+	leaving := sparseHeartbeat()
+	leaving.DrainUntil = at.Add(30 * time.Second)
 	return map[string]events.Event{
-		"heartbeat":        heartbeat(),
-		"heartbeat_sparse": sparseHeartbeat(),
+		"heartbeat":          heartbeat(),
+		"heartbeat_draining": leaving,
+		"heartbeat_sparse":   sparseHeartbeat(),
 		"load": &events.LoadReport{
 			Version: 1, Server: "eu-west-1-a", Region: "eu-west-1", At: at, Load: load(), Source: "prometheus",
 		},
@@ -52,6 +58,10 @@ func examples() map[string]events.Event {
 		"view": &events.ViewUpdate{
 			Version: 1, Region: "eu-west-1", Seq: 412, At: at, Full: true, Part: 1, Of: 2,
 			Servers: []events.Server{server}, Sees: map[string]int64{"us-east-1": 340},
+		},
+		"view_draining": &events.ViewUpdate{
+			Version: 1, Region: "eu-west-1", Seq: 413, At: at, Part: 1, Of: 1, Role: events.RoleStandby, Weight: new(0),
+			Servers: []events.Server{draining},
 		},
 		"view_sparse": &events.ViewUpdate{
 			Version: 1, Region: "eu-west-1", Seq: 1, At: at, Part: 1, Of: 1, Servers: []events.Server{},
@@ -259,6 +269,10 @@ func TestDecodeRefuses(t *testing.T) {
 		{"part 0", "view", `"part":1`, `"part":0`},
 		{"part beyond the last", "view", `"part":1`, `"part":3`},
 		{"server of another region", "view", `"region":"eu-west-1","url"`, `"region":"us-east-1","url"`},
+		{"weight beyond the full", "view_draining", `"weight":0`, `"weight":101`},
+		{"weight below 0", "view_draining", `"region_weight":40`, `"region_weight":-1`},
+		{"role", "view_draining", `"role":"standby"`, `"role":"spare"`},
+		{"role in a server", "view_draining", `"region_role":"active"`, `"region_role":"?"`},
 		{"truncated", "view", `}`, ``},
 		{"two values", "report", `{"version"`, `{} {"version"`},
 	}

@@ -75,6 +75,9 @@ type Heartbeat struct {
 	IntervalMS int `json:"interval_ms"`
 	// State is up, draining or left (the last word before the process ends).
 	State State `json:"state"`
+	// DrainUntil is, with draining, when sessions that have reached no safe point are to move
+	// regardless. Zero: the registry's default.
+	DrainUntil time.Time `json:"drain_until,omitzero"`
 	// Capacity is how many sessions the server can hold, more than 0.
 	Capacity int      `json:"capacity"`
 	Load     Load     `json:"load"`

@@ -24,6 +24,13 @@ type Server struct {
 	RejoinedAt time.Time `json:"rejoined_at,omitzero"`
 	// HeldUntil is how long it is held down because it came and went too often. Zero: not.
 	HeldUntil time.Time `json:"held_until,omitzero"`
+	// DrainUntil is when its drain ends: sessions that have reached no safe point by then move
+	// regardless. Zero: nobody wants it drained.
+	DrainUntil time.Time `json:"drain_until,omitzero"`
+	// RegionRole and RegionWeight are those of its region, in berth_servers alone. Empty:
+	// active; nil: FullWeight.
+	RegionRole   Role `json:"region_role,omitempty"`
+	RegionWeight *int `json:"region_weight,omitempty"`
 	// SeenAt is when its last heartbeat arrived, by the registry's clock.
 	SeenAt time.Time `json:"seen_at"`
 	// IntervalMS is its own heartbeat interval in milliseconds.
@@ -62,6 +69,9 @@ func (s *Server) check() error {
 	if !s.State.Valid() {
 		return malformed("server %s: state %q", s.Server, s.State)
 	}
+	if err := checkRegion(s.RegionRole, s.RegionWeight); err != nil {
+		return err
+	}
 	if err := s.Load.check(); err != nil {
 		return err
 	}
@@ -87,6 +97,9 @@ type ViewUpdate struct {
 	Of   int `json:"of"`
 	// Servers are the servers that changed, or all.
 	Servers []Server `json:"servers"`
+	// Role and Weight are the region's. Empty: active; nil: FullWeight.
+	Role   Role `json:"role,omitempty"`
+	Weight *int `json:"weight,omitempty"`
 	// Sees maps each other region to the age in milliseconds of what this one last heard
 	// of it.
 	Sees map[string]int64 `json:"sees,omitempty"`
@@ -104,6 +117,9 @@ func (u *ViewUpdate) check() error {
 	}
 	if u.Seq == 0 || u.Part < 1 || u.Part > u.Of {
 		return malformed("view update %d, part %d of %d", u.Seq, u.Part, u.Of)
+	}
+	if err := checkRegion(u.Role, u.Weight); err != nil {
+		return err
 	}
 	for i := range u.Servers {
 		if err := u.Servers[i].check(); err != nil {

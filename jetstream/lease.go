@@ -8,7 +8,7 @@ import (
 	"github.com/berthhq/berth/registry"
 )
 
-// leaseKey is the one key of berth_registry.
+// leaseKey is the key of berth_registry that says who leads.
 const leaseKey = "lease"
 
 // Lease is the lease of a region's registries, in the bucket berth_registry.

@@ -103,7 +103,7 @@ func (t *Topology) streams(own string) []want {
 		t.bucket(BucketSessions, "Sessions that this region owns: <jurisdiction>.<session>, each kept to its end", func(c *natsjs.StreamConfig) {
 			c.AllowMsgTTL = true
 		}),
-		t.bucket(BucketRegistry, "Which registry of the region leads: the key lease", func(*natsjs.StreamConfig) {}),
+		t.bucket(BucketRegistry, "Which registry of the region leads (lease), and what operators want of it (wishes)", func(*natsjs.StreamConfig) {}),
 		t.bucket(BucketKeys, "Public keys of all regions, each under its id", func(*natsjs.StreamConfig) {}),
 	}
 }

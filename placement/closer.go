@@ -1,5 +1,7 @@
 package placement
 
+import "github.com/berthhq/berth/events"
+
 // destination returns the server for a session that cannot stay where it is.
 func (q *query) destination() (Ref, bool) {
 	k := ranking{query: q}
@@ -7,7 +9,7 @@ func (q *query) destination() (Ref, bool) {
 	if q.policy == PolicyLiteral && q.named && k.open(q.closest.Region) && q.leads(q.closest.Region) {
 		return q.closest, true
 	}
-	if q.known && q.allowed(q.own.Region) && q.hasOther(q.own.Region) && !q.p.standby(q.v.RegionName(q.own)) {
+	if q.known && q.allowed(q.own.Region) && q.hasOther(q.own.Region) && q.v.Regions[q.own.Region].Role != events.RoleStandby {
 		return q.in(q.own.Region), true
 	}
 	if c, ok := k.nearest(); ok {

@@ -20,11 +20,33 @@ func Draw(session string, generation uint64) float64 {
 	for i := range len(session) {
 		h = (h ^ uint64(session[i])) * fnvPrime
 	}
-	h += (generation + 1) * splitGamma
+	return mix(h + (generation+1)*splitGamma)
+}
+
+// mix is the output function of SplitMix64, as a number in [0, 1).
+func mix(h uint64) float64 {
 	h = (h ^ h>>30) * splitMul1
 	h = (h ^ h>>27) * splitMul2
 	h ^= h >> 31
 	return float64(h>>11) / (1 << 53)
+}
+
+// Lot returns the number, uniform in [0, 1), that stands for a session in the weight of a
+// region: the region takes the session from outside if a hundred times the number is below
+// its weight. It is the same at every refresh, so that only what operators change moves
+// anybody, and sessions that came at a low weight are among those of a higher one. It never
+// changes either: output number 1 of SplitMix64 seeded with the FNV-1a hash of the session's
+// bytes, a zero byte, and the region's.
+func Lot(session, region string) float64 {
+	h := uint64(fnvOffset)
+	for i := range len(session) {
+		h = (h ^ uint64(session[i])) * fnvPrime
+	}
+	h *= fnvPrime // the zero byte
+	for i := range len(region) {
+		h = (h ^ uint64(region[i])) * fnvPrime
+	}
+	return mix(h + splitGamma)
 }
 
 // belowOne is the greatest draw.

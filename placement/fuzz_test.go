@@ -63,7 +63,7 @@ func (s *source) servers() []placement.Server {
 		list[i] = placement.Server{
 			Region: fuzzRegions[s.below(len(fuzzRegions))], ID: fuzzServers[s.below(len(fuzzServers)-1)],
 			State: fuzzStates[s.below(len(fuzzStates))], Capacity: s.float(), Utilisation: s.float(),
-			Location: events.Location{Lat: 30 * s.float(), Lon: 60 * s.float()}, DrainingSince: s.time(),
+			Location: events.Location{Lat: 30 * s.float(), Lon: 60 * s.float()}, DrainingSince: s.time(), DrainUntil: s.time(),
 		}
 	}
 	return list
@@ -100,10 +100,13 @@ func (s *source) policy() placement.Policy {
 	if s.flag() {
 		p.MaxRTTMs = 100 * s.float()
 	}
-	if s.flag() {
-		p.Roles = map[string]placement.Role{fuzzRegions[s.below(len(fuzzRegions))]: placement.RoleStandby}
-	}
 	return p
+}
+
+func (s *source) setting() placement.Setting {
+	return placement.Setting{
+		Region: fuzzRegions[s.below(len(fuzzRegions))], Role: []events.Role{"", events.RoleStandby, "?"}[s.below(3)], Weight: int(s.byte()) - 50,
+	}
 }
 
 // FuzzDecide: Decide answers whatever it is asked, breaks none of its promises, and does not
@@ -120,7 +123,8 @@ func FuzzDecide(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, order uint64) {
 		s := source(data)
 		servers, r, p := s.servers(), s.request(), s.policy()
-		v := placement.NewView(servers)
+		set := s.setting()
+		v := placement.NewView(servers, set)
 		d := placement.Decide(r, &v, p, noon)
 
 		// What the view kept of the servers: each id once.
@@ -137,7 +141,7 @@ func FuzzDecide(f *testing.F) {
 		shuffle(random, servers)
 		shuffle(random, r.RTT)
 		shuffle(random, r.Allowed)
-		again := placement.NewView(servers)
+		again := placement.NewView(servers, set)
 		if other := placement.Decide(r, &again, p, noon); other != d {
 			t.Fatalf("decided %+v, in another order %+v", d, other)
 		}

@@ -19,6 +19,7 @@ import (
 // keeps no sums, and estimates distances by another formula. It shares only the draw.
 type model struct {
 	servers []placement.Server // sorted by region and id, each id once
+	set     map[string]placement.Setting
 	r       placement.Request
 	p       placement.Policy
 	now     time.Time
@@ -118,7 +119,25 @@ func (m *model) able(region string) bool {
 	return m.allowed(region) && len(m.usable(region)) > 0 && !tooFar
 }
 
-func (m *model) standby(region string) bool { return m.p.Roles[region] == placement.RoleStandby }
+func (m *model) standby(region string) bool { return m.set[region].Role == events.RoleStandby }
+
+// order returns a region's place before closeness: 0 for one that takes the session.
+func (m *model) order(region string) (n int) {
+	own := m.find(m.r.Server)
+	if m.standby(region) {
+		n = 2
+	}
+	set, ok := m.set[region]
+	switch {
+	case !ok || own != nil && own.Region == region:
+		return n
+	case set.Weight == 0:
+		return n + 4
+	case 100*placement.Lot(m.r.Session, region) >= float64(set.Weight):
+		return n + 1
+	}
+	return n
+}
 
 func (m *model) turn(p float64) bool {
 	if m.x < p {
@@ -178,7 +197,7 @@ func (m *model) in(region string) *placement.Server {
 // destination returns where a session goes that must leave, nil if nowhere.
 func (m *model) destination() *placement.Server {
 	own, closest := m.find(m.r.Server), m.find(m.r.ClosestServer)
-	if m.p.Name == placement.PolicyLiteral && closest != nil && m.able(closest.Region) && !m.standby(closest.Region) &&
+	if m.p.Name == placement.PolicyLiteral && closest != nil && m.able(closest.Region) && m.order(closest.Region) == 0 &&
 		(own == nil || own.Region != closest.Region) && m.in(closest.Region).ID == closest.ID &&
 		closest.State == events.StateUp && closest.Capacity > 0 {
 		return closest
@@ -187,13 +206,13 @@ func (m *model) destination() *placement.Server {
 		return m.in(own.Region)
 	}
 	best, bestMS := "", 0.0
-	for _, standby := range []bool{false, true} {
+	for order := range 7 {
 		for _, region := range m.regions() {
 			ms, _ := m.time(region)
 			if closest != nil && closest.Region == region && m.measured(region) == 0 {
 				ms = 0
 			}
-			if m.standby(region) == standby && m.able(region) && (best == "" || ms < bestMS) {
+			if m.order(region) == order && m.able(region) && (best == "" || ms < bestMS) {
 				best, bestMS = region, ms
 			}
 		}
@@ -208,7 +227,7 @@ func (m *model) destination() *placement.Server {
 func (m *model) closer(own string) string {
 	closest := m.find(m.r.ClosestServer)
 	named := ""
-	if closest != nil && (closest.Region == own || (m.able(closest.Region) && !m.standby(closest.Region))) {
+	if closest != nil && (closest.Region == own || (m.able(closest.Region) && m.order(closest.Region) == 0)) {
 		named = closest.Region
 	}
 	if m.p.Name == placement.PolicyLiteral {
@@ -220,7 +239,7 @@ func (m *model) closer(own string) string {
 	fastest := func(measured bool) (best string) {
 		for _, region := range m.regions() {
 			ms, sure := m.time(region)
-			if region == own || !sure || m.standby(region) || !m.able(region) || (measured && m.measured(region) == 0) {
+			if region == own || !sure || m.order(region) > 0 || !m.able(region) || (measured && m.measured(region) == 0) {
 				continue
 			}
 			if least, _ := m.time(best); best == "" || ms < least {
@@ -294,9 +313,12 @@ func (m *model) rule(own *placement.Server) (*placement.Server, placement.Reason
 	case m.r.Unreachable:
 		return leave(placement.ReasonUnreachable)
 	}
-	age := m.now.Sub(own.DrainingSince)
+	left := 10*time.Minute - m.now.Sub(own.DrainingSince)
+	if !own.DrainUntil.IsZero() {
+		left = own.DrainUntil.Sub(m.now)
+	}
 	draining := own.State == events.StateDraining
-	if draining && age >= 10*time.Minute && m.destination() != nil {
+	if draining && left <= 0 && m.destination() != nil {
 		return leave(placement.ReasonServerDraining)
 	}
 	spelt := func(reason placement.Reason) placement.Reason { return reason }
@@ -306,7 +328,7 @@ func (m *model) rule(own *placement.Server) (*placement.Server, placement.Reason
 		}
 		spelt = func(placement.Reason) placement.Reason { return placement.ReasonCriticalExpired }
 	}
-	if draining && m.turn(math.Min(1, float64(2*time.Minute)/math.Max(1, float64(10*time.Minute-age)))) {
+	if draining && m.turn(math.Min(1, float64(2*time.Minute)/math.Max(1, float64(left)))) {
 		return leave(spelt(placement.ReasonServerDraining))
 	}
 	if !m.allowed(own.Region) {
@@ -352,7 +374,7 @@ func choice[T any](t *rapid.T, label string, values ...T) T {
 }
 
 // scene draws servers, sorted and each id once, a request about them, and a policy.
-func scene(t *rapid.T) ([]placement.Server, placement.Request, placement.Policy) {
+func scene(t *rapid.T) ([]placement.Server, []placement.Setting, placement.Request, placement.Policy) {
 	ago := func(label string) time.Time {
 		minutes := rapid.IntRange(-2, 45).Draw(t, label)
 		if minutes < -1 {
@@ -376,6 +398,9 @@ func scene(t *rapid.T) ([]placement.Server, placement.Request, placement.Policy)
 			}
 			if s.State == events.StateDraining {
 				s.DrainingSince = noon.Add(-time.Duration(rapid.IntRange(0, 12).Draw(t, "draining")) * time.Minute)
+				if until := rapid.IntRange(-5, 15).Draw(t, "until"); until > -3 {
+					s.DrainUntil = noon.Add(time.Duration(until) * time.Minute)
+				}
 			}
 			servers, ids = append(servers, s), append(ids, s.ID)
 		}
@@ -383,7 +408,7 @@ func scene(t *rapid.T) ([]placement.Server, placement.Request, placement.Policy)
 	slices.Reverse(ids) // what is drawn first is drawn most
 	id := rapid.SampledFrom(ids)
 	r := placement.Request{
-		Session: "s", Generation: rapid.Uint64().Draw(t, "generation"), Server: id.Draw(t, "server"),
+		Session: choice(t, "session", "s", "t", "u", "v"), Generation: rapid.Uint64().Draw(t, "generation"), Server: id.Draw(t, "server"),
 		ClosestServer: id.Draw(t, "closest"), Arrived: choice(t, "arrived", append(regions, "", "unknown-1")...),
 		Critical: choice(t, "critical", false, false, true), CriticalSince: ago("critical since"), MovedAt: ago("moved"),
 		Dead: choice(t, "dead", false, false, false, true), Unreachable: choice(t, "unreachable", false, false, false, true),
@@ -400,22 +425,32 @@ func scene(t *rapid.T) ([]placement.Server, placement.Request, placement.Policy)
 	}
 	p := placement.Policy{
 		Name:     choice(t, "policy", placement.PolicySpread, "", placement.PolicyLiteral, placement.PolicyLowestLoad),
-		MaxRTTMs: choice(t, "max rtt", 0.0, 0, 40, 120), Roles: map[string]placement.Role{},
+		MaxRTTMs: choice(t, "max rtt", 0.0, 0, 40, 120),
 	}
+	var settings []placement.Setting
 	for _, region := range regions {
-		p.Roles[region] = choice(t, "role", placement.RoleActive, "", placement.RoleActive, placement.RoleStandby)
+		s := placement.Setting{
+			Region: region, Role: choice(t, "role", events.RoleActive, "", events.RoleActive, events.RoleStandby),
+			Weight: choice(t, "weight", 100, 100, 100, 50, 10, 0),
+		}
+		if s != (placement.Setting{Region: region, Weight: 100}) {
+			settings = append(settings, s)
+		}
 	}
 	slices.SortFunc(servers, func(a, b placement.Server) int { return strings.Compare(a.ID, b.ID) })
-	return servers, r, p
+	return servers, settings, r, p
 }
 
 // TestDecideAgainstTheModel compares Decide with the dumb second implementation.
 func TestDecideAgainstTheModel(t *testing.T) {
 	reasons := map[placement.Reason]int{}
 	check := func(t *rapid.T) {
-		servers, r, p := scene(t)
-		v := placement.NewView(servers)
-		m := model{servers: servers, r: r, p: p, now: noon}
+		servers, settings, r, p := scene(t)
+		v := placement.NewView(servers, settings...)
+		m := model{servers: servers, set: map[string]placement.Setting{}, r: r, p: p, now: noon}
+		for _, s := range settings {
+			m.set[s.Region] = s
+		}
 		want, got := m.decide(), placement.Decide(r, &v, p, noon)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Fatalf("decision differs (-model +Decide):\n%s", diff)

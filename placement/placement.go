@@ -85,7 +85,8 @@ type Decision struct {
 // A move by rules 2, 3 and 5 goes to another server of the same region if that has one, for
 // there the session's own writes are; otherwise, and by the other rules, to the closest
 // region that is allowed, within Policy.MaxRTTMs, and has a usable server. Where there is
-// none the session stays, no_candidate.
+// none the session stays, no_candidate. What operators have set of the regions goes before
+// closeness: see Candidate.
 //
 // Only a server that is up and has capacity is usable: one that is suspect, draining, down
 // or left is never a destination, though suspect and draining ones keep what they have.
@@ -152,8 +153,8 @@ func (q *query) rule(now time.Time) choice {
 	case q.r.Unreachable:
 		return q.place(ReasonUnreachable)
 	}
-	draining, since := q.drain()
-	if draining && q.p.drainOver(since, now) {
+	draining, since, until := q.drain()
+	if draining && q.p.drainOver(since, until, now) {
 		if target, ok := q.destination(); ok {
 			return choice{verdict: VerdictMove, reason: ReasonServerDraining, at: target}
 		}
@@ -164,7 +165,7 @@ func (q *query) rule(now time.Time) choice {
 		}
 		q.expired = true
 	}
-	if draining && q.turn(q.p.drainChance(since, now)) {
+	if draining && q.turn(q.p.drainChance(since, until, now)) {
 		return q.place(ReasonServerDraining)
 	}
 	if !q.allowed(q.own.Region) {
@@ -195,10 +196,10 @@ func (q *query) death() Reason {
 	return ReasonRegionDown
 }
 
-// drain reports whether the session's server is draining, and since when.
-func (q *query) drain() (draining bool, since time.Time) {
+// drain reports whether the session's server is draining, since when and until when.
+func (q *query) drain() (draining bool, since, until time.Time) {
 	region := &q.v.Regions[q.own.Region]
-	return region.State[q.own.Server] == events.StateDraining, region.since[q.own.Server]
+	return region.State[q.own.Server] == events.StateDraining, region.since[q.own.Server], region.until[q.own.Server]
 }
 
 // turn draws whether an event of probability p happens.

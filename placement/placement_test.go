@@ -9,8 +9,8 @@ import (
 	"github.com/berthhq/berth/placement"
 )
 
-// world is three regions of two servers each, equally loaded but for eu-west-1-b.
-func world(change ...func(*placement.Server)) placement.View {
+// servers is three regions of two servers each, equally loaded but for eu-west-1-b.
+func servers(change ...func(*placement.Server)) []placement.Server {
 	var list []placement.Server
 	for _, city := range cities {
 		if !slices.Contains([]string{"us-east-1", "eu-west-1", "ap-southeast-1"}, city.region) {
@@ -27,7 +27,26 @@ func world(change ...func(*placement.Server)) placement.View {
 			list = append(list, s)
 		}
 	}
-	return placement.NewView(list)
+	return list
+}
+
+// world returns the view of servers().
+func world(change ...func(*placement.Server)) placement.View {
+	return placement.NewView(servers(change...))
+}
+
+// set returns the view of servers() with a setting of one region.
+func set(region string, role events.Role, weight int, change ...func(*placement.Server)) placement.View {
+	return placement.NewView(servers(change...), placement.Setting{Region: region, Role: role, Weight: weight})
+}
+
+// drained returns a change of a server that drains for so long still.
+func drained(id string, left time.Duration) func(*placement.Server) {
+	return func(s *placement.Server) {
+		if s.ID == id {
+			s.State, s.DrainingSince, s.DrainUntil = events.StateDraining, noon.Add(-time.Minute), noon.Add(left)
+		}
+	}
 }
 
 // state returns a change of the servers with the ids.
@@ -95,7 +114,7 @@ func TestDecide(t *testing.T) {
 		{"region not down: one suspect", world(state(events.StateDown, here), state(events.StateSuspect, beside)), placement.Request{Server: here}, placement.Policy{}, move, placement.ReasonServerDown, "us-east-1"},
 		{"dead and nobody else", world(state(events.StateDown, beside)), placement.Request{Server: here, Dead: true, Allowed: []string{"eu-west-1"}}, placement.Policy{}, stay, placement.ReasonNoCandidate, ""},
 		{"dead: another region only within the bound", world(state(events.StateDown, here, beside)), placement.Request{Server: here, Location: london}, placement.Policy{MaxRTTMs: 50}, stay, placement.ReasonNoCandidate, ""},
-		{"dead in a standby region", world(), placement.Request{Server: here, Dead: true}, placement.Policy{Roles: map[string]placement.Role{"eu-west-1": placement.RoleStandby}}, move, placement.ReasonServerDown, "us-east-1"},
+		{"dead in a standby region", set("eu-west-1", events.RoleStandby, 100), placement.Request{Server: here, Dead: true}, placement.Policy{}, move, placement.ReasonServerDown, "us-east-1"},
 		{"out of reach", world(), placement.Request{Server: here, Unreachable: true, Critical: true}, placement.Policy{}, move, placement.ReasonUnreachable, "eu-west-1"},
 		{"out of reach and nobody else", world(state(events.StateDown, beside)), placement.Request{Server: here, Unreachable: true, Allowed: []string{"eu-west-1"}}, placement.Policy{}, stay, placement.ReasonNoCandidate, "eu-west-1"},
 
@@ -113,6 +132,18 @@ func TestDecide(t *testing.T) {
 		{"residency waits for a task", world(), placement.Request{Server: here, Critical: true, Allowed: []string{"us-east-1"}}, placement.Policy{}, stay, placement.ReasonCriticalTask, "eu-west-1"},
 		{"residency with nowhere to go", world(), placement.Request{Server: here, Allowed: []string{"mars-1"}}, placement.Policy{}, stay, placement.ReasonNoCandidate, ""},
 
+		{"draining, the deadline to come", world(drained(here, time.Hour)), placement.Request{Server: here, Critical: true}, placement.Policy{DrainDeadline: time.Second}, stay, placement.ReasonCriticalTask, "eu-west-1"},
+		{"its deadline passed", world(drained(here, 0)), placement.Request{Server: here, Critical: true}, placement.Policy{DrainDeadline: time.Hour}, move, placement.ReasonServerDraining, "eu-west-1"},
+		{"the last refresh before it", world(drained(here, 2*time.Minute)), placement.Request{Server: here}, placement.Policy{}, move, placement.ReasonServerDraining, "eu-west-1"},
+
+		{"login beside a region in standby", set("us-east-1", events.RoleStandby, 100), placement.Request{Arrived: "us-east-1"}, placement.Policy{}, move, placement.ReasonLogin, "eu-west-1"},
+		{"login where only a standby is left", set("us-east-1", events.RoleStandby, 100), placement.Request{Allowed: []string{"us-east-1"}}, placement.Policy{}, move, placement.ReasonLogin, "us-east-1"},
+		{"login beside a region of weight 0", set("us-east-1", "", 0), placement.Request{Arrived: "us-east-1"}, placement.Policy{}, move, placement.ReasonLogin, "eu-west-1"},
+		{"login where only weight 0 is left", set("us-east-1", "", 0), placement.Request{Allowed: []string{"us-east-1"}}, placement.Policy{}, move, placement.ReasonLogin, "us-east-1"},
+		{"called closest, but of weight 0", set("us-east-1", "", 0), placement.Request{Server: here, ClosestServer: "us-east-1-a"}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
+		{"weight 0 sends nobody away", set("eu-west-1", "", 0), placement.Request{Server: here}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
+		{"dead in a region of weight 0: residents stay there", set("eu-west-1", "", 0), placement.Request{Server: here, Dead: true}, placement.Policy{}, move, placement.ReasonServerDown, "eu-west-1"},
+
 		{"10 ms and 10 %", world(), placement.Request{Server: here, RTT: rtt(here, 100.0, "us-east-1-a", 90.0)}, placement.Policy{}, move, placement.ReasonCloserRegion, "us-east-1"},
 		{"under 10 %", world(), placement.Request{Server: here, RTT: rtt(here, 110.0, "us-east-1-a", 99.5)}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
 		{"under 10 ms", world(), placement.Request{Server: here, RTT: rtt(here, 20.0, "us-east-1-a", 10.5)}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
@@ -120,7 +151,7 @@ func TestDecide(t *testing.T) {
 		{"nonsense is not a time", world(), placement.Request{Server: here, RTT: rtt(here, 90.0, "us-east-1-a", -60.0, "us-east-1-b", 0.0)}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
 		{"faster, but not usable", world(state(events.StateDraining, "us-east-1-a", "us-east-1-b")), placement.Request{Server: here, RTT: rtt(here, 100.0, "us-east-1-a", 5.0)}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
 		{"faster, but not allowed", world(), placement.Request{Server: here, RTT: rtt(here, 100.0, "us-east-1-a", 5.0), Allowed: []string{"eu-west-1"}}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
-		{"faster, but standby", world(), placement.Request{Server: here, RTT: rtt(here, 100.0, "us-east-1-a", 5.0)}, placement.Policy{Roles: map[string]placement.Role{"us-east-1": placement.RoleStandby}}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
+		{"faster, but standby", set("us-east-1", events.RoleStandby, 100), placement.Request{Server: here, RTT: rtt(here, 100.0, "us-east-1-a", 5.0)}, placement.Policy{}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
 		{"faster, but beyond the bound", world(), placement.Request{Server: here, RTT: rtt(here, 200.0, "us-east-1-a", 90.0)}, placement.Policy{MaxRTTMs: 80}, stay, placement.ReasonAlreadyBest, "eu-west-1"},
 		{"called closest, but not usable: the place decides", world(state(events.StateDown, "us-east-1-a", "us-east-1-b")), placement.Request{Server: here, ClosestServer: "us-east-1-a", Location: sydney}, placement.Policy{}, move, placement.ReasonCloserRegion, "ap-southeast-1"},
 		{"called closest, being dead itself", world(state(events.StateDown, "us-east-1-a")), placement.Request{Server: here, ClosestServer: "us-east-1-a"}, placement.Policy{}, move, placement.ReasonCloserRegion, "us-east-1"},

@@ -19,18 +19,6 @@ const (
 	PolicySpread = "spread"
 )
 
-// Role says when a region takes sessions.
-type Role string
-
-// The roles of a region.
-const (
-	// RoleActive takes sessions. The empty role is active.
-	RoleActive Role = "active"
-	// RoleStandby takes sessions only while no active region that a session may use has a
-	// usable server.
-	RoleStandby Role = "standby"
-)
-
 // Policy is what an operator decides about placement. The zero Policy is valid.
 type Policy struct {
 	// Name is one of the policies; empty: PolicySpread.
@@ -41,7 +29,7 @@ type Policy struct {
 	// a closer region; 0: 10 min.
 	Cooldown time.Duration
 	// DrainDeadline is how long a draining server waits for its sessions to reach a safe
-	// point before they move regardless; 0: 10 min.
+	// point before they move regardless, if its record names no deadline; 0: 10 min.
 	DrainDeadline time.Duration
 	// RefreshInterval is the time expected between two refreshes of a session, by which a
 	// drain is paced; 0: 2 min.
@@ -50,8 +38,6 @@ type Policy struct {
 	// another region. It bounds what the client measured or what its location implies; a
 	// region of which neither is known is within it. 0: no bound.
 	MaxRTTMs float64
-	// Roles maps regions to their roles; a region that is not in it is active.
-	Roles map[string]Role
 }
 
 // The values that a zero field stands for.
@@ -85,13 +71,6 @@ func (p Policy) Validate() error {
 	if !(p.MaxRTTMs >= 0) || math.IsInf(p.MaxRTTMs, 0) {
 		return fmt.Errorf("max RTT %v ms: want 0 (no bound) or more", p.MaxRTTMs)
 	}
-	for region, role := range p.Roles {
-		switch role {
-		case "", RoleActive, RoleStandby:
-		default:
-			return fmt.Errorf("role %q of region %s: want %s or %s", role, region, RoleActive, RoleStandby)
-		}
-	}
 	return nil
 }
 
@@ -105,10 +84,6 @@ func (p *Policy) name() string {
 	default:
 		return PolicySpread
 	}
-}
-
-func (p *Policy) standby(region string) bool {
-	return len(p.Roles) > 0 && p.Roles[region] == RoleStandby
 }
 
 // orDefault returns d, or the default where d is not set.
@@ -131,11 +106,14 @@ func (p *Policy) cooling(movedAt, now time.Time) bool {
 
 // drainChance returns the probability that a session leaves its draining server at a
 // refresh: over the refreshes that are left until the deadline, the sessions go evenly.
-// It is 1 from the last refresh on. A drain with no known beginning keeps its first rate
-// and has no deadline.
-func (p *Policy) drainChance(since, now time.Time) float64 {
+// It is 1 from the last refresh on. A drain with neither a known deadline nor a known
+// beginning keeps its first rate.
+func (p *Policy) drainChance(since, until, now time.Time) float64 {
 	left := orDefault(p.DrainDeadline, defaultDrainDeadline)
-	if !since.IsZero() {
+	switch {
+	case !until.IsZero():
+		left = until.Sub(now)
+	case !since.IsZero():
 		// A beginning in the future is another machine's clock.
 		left = min(left, since.Add(left).Sub(now))
 	}
@@ -146,7 +124,11 @@ func (p *Policy) drainChance(since, now time.Time) float64 {
 	return float64(step) / float64(left)
 }
 
-// drainOver reports whether a drain's deadline has passed.
-func (p *Policy) drainOver(since, now time.Time) bool {
-	return !since.IsZero() && !now.Before(since.Add(orDefault(p.DrainDeadline, defaultDrainDeadline)))
+// drainOver reports whether a drain's deadline has passed: the one of its record, or else the
+// policy's.
+func (p *Policy) drainOver(since, until, now time.Time) bool {
+	if until.IsZero() && !since.IsZero() {
+		until = since.Add(orDefault(p.DrainDeadline, defaultDrainDeadline))
+	}
+	return !until.IsZero() && !now.Before(until)
 }

@@ -19,7 +19,6 @@ func TestPolicyValidate(t *testing.T) {
 		{"all set", placement.Policy{
 			Name: placement.PolicyLiteral, CriticalBound: time.Hour, Cooldown: time.Second, DrainDeadline: time.Minute,
 			RefreshInterval: time.Minute, MaxRTTMs: 80,
-			Roles: map[string]placement.Role{"a": placement.RoleActive, "b": placement.RoleStandby, "c": ""},
 		}, ""},
 		{"unknown name", placement.Policy{Name: "Spread"}, `policy "Spread": want literal, lowest-load or spread`},
 		{"negative bound", placement.Policy{CriticalBound: -1}, "critical bound -1ns: want 0 (the default) or more"},
@@ -29,7 +28,6 @@ func TestPolicyValidate(t *testing.T) {
 		{"negative RTT", placement.Policy{MaxRTTMs: -1}, "max RTT -1 ms: want 0 (no bound) or more"},
 		{"no RTT", placement.Policy{MaxRTTMs: math.NaN()}, "max RTT NaN ms: want 0 (no bound) or more"},
 		{"endless RTT", placement.Policy{MaxRTTMs: math.Inf(1)}, "max RTT +Inf ms: want 0 (no bound) or more"},
-		{"unknown role", placement.Policy{Roles: map[string]placement.Role{"a": "spare"}}, `role "spare" of region a: want active or standby`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -3,6 +3,8 @@ package placement
 import (
 	"cmp"
 	"slices"
+
+	"github.com/berthhq/berth/events"
 )
 
 // Basis says how the time between a client and a region is known.
@@ -49,16 +51,58 @@ func (o Obstacle) String() string {
 	return [...]string{"none", "residency", "no_server", "too_far"}[o]
 }
 
-// Candidate is a region as a place for a session.
+// Candidate is a region as a place for a session. What operators have set of it goes before
+// the time: first come the active regions that take this session, then those whose weight
+// keeps it away (see Lot), then those in standby, last those of weight 0. A session's own
+// region is not asked for its weight.
 type Candidate struct {
 	// MS is the round-trip time in milliseconds, as known by Basis.
 	MS float64
 	// Region is its index in the View.
 	Region int
 	Basis  Basis
-	// Standby says that it counts only if no active region can take the session.
-	Standby  bool
-	Obstacle Obstacle
+	// Standby says that it counts only if no active region can take the session, Withheld
+	// that its weight keeps the session away while another can take it.
+	Standby, Withheld bool
+	Obstacle          Obstacle
+
+	tier tier
+}
+
+// tier orders regions before their times: a session goes to one of a higher tier only where
+// none of a lower one can take it.
+type tier uint8
+
+// The parts of a tier.
+const (
+	tierWithheld tier = 1 << iota // the weight keeps this session away
+	tierStandby                   // the region stands by
+	tierShut                      // its weight is 0
+)
+
+// tier returns the tier of a region for somebody of whom nothing is known.
+func (r *Region) tier() (t tier) {
+	if r.Role == events.RoleStandby {
+		t |= tierStandby
+	}
+	if r.Weight == 0 {
+		t |= tierShut
+	}
+	return t
+}
+
+// tier returns the tier of the region at an index for the query's session.
+func (q *query) tier(i int) tier {
+	r := &q.v.Regions[i]
+	t := r.tier()
+	switch {
+	case r.Weight >= events.FullWeight:
+	case q.known && i == q.own.Region:
+		t &^= tierShut
+	case r.Weight > 0 && events.FullWeight*Lot(q.r.Session, r.Name) >= float64(r.Weight):
+		t |= tierWithheld
+	}
+	return t
 }
 
 // Rank returns every region as a candidate, the one that Decide prefers first, those with an
@@ -82,15 +126,11 @@ func Rank(r Request, v *View, p Policy) []Candidate {
 	return list
 }
 
-// compare orders candidates that have no obstacle: active regions first, then by time, then
-// by name.
+// compare orders candidates that have no obstacle: by tier, then by time, then by name.
 func (c Candidate) compare(d Candidate) int {
 	switch {
-	case c.Standby != d.Standby:
-		if d.Standby {
-			return -1
-		}
-		return 1
+	case c.tier != d.tier:
+		return int(c.tier) - int(d.tier)
 	case c.MS != d.MS:
 		if c.MS < d.MS {
 			return -1
@@ -181,7 +221,8 @@ func (k *ranking) time(region int) float64 {
 // weigh returns the region at an index as a candidate, without looking at residency.
 func (k *ranking) weigh(i int) Candidate {
 	region := &k.v.Regions[i]
-	c := Candidate{Region: i, Standby: k.p.standby(region.Name)}
+	c := Candidate{Region: i, tier: k.tier(i)}
+	c.Standby, c.Withheld = c.tier&tierStandby != 0, c.tier&(tierWithheld|tierShut) != 0
 	var measured float64
 	if k.measures > 0 {
 		measured = k.time(i)
@@ -207,10 +248,11 @@ func (k *ranking) weigh(i int) Candidate {
 }
 
 // open reports whether a region can take the session, being allowed and without an obstacle.
-// A standby region is not open to a session that has a choice.
+// A region in standby, or whose weight keeps the session away, is not open to one that has a
+// choice.
 func (k *ranking) open(i int) bool {
 	c := k.weigh(i)
-	return c.Obstacle == ObstacleNone && !c.Standby && k.allowed(i)
+	return c.Obstacle == ObstacleNone && c.tier == 0 && k.allowed(i)
 }
 
 // nearest returns the best candidate among the allowed regions.
@@ -227,8 +269,8 @@ func (k *ranking) nearest() (best Candidate, ok bool) {
 	return best, ok
 }
 
-// fastest returns the candidate with the least time among the allowed active regions that
-// are not the session's own and whose time is sure: measured, or also estimated.
+// fastest returns the candidate with the least time among the allowed regions that are open,
+// not the session's own, and whose time is sure: measured, or also estimated.
 func (k *ranking) fastest(measured bool) (best Candidate, ok bool) {
 	for entry := range k.width() {
 		i, known := k.at(entry)
@@ -236,7 +278,7 @@ func (k *ranking) fastest(measured bool) (best Candidate, ok bool) {
 			continue
 		}
 		c := k.weigh(i)
-		if c.Obstacle == ObstacleNone && !c.Standby && c.sure() && (!ok || c.compare(best) < 0) {
+		if c.Obstacle == ObstacleNone && c.tier == 0 && c.sure() && (!ok || c.compare(best) < 0) {
 			best, ok = c, true
 		}
 	}

@@ -24,12 +24,15 @@ var update = flag.Bool("update", false, "write what the scripts in testdata/deci
 // line "----" and the expected answer. Blocks are set apart by an empty line. The
 // statements, where times are ages:
 //
-//	server ID [cap=N] [u=F] [state=S] [since=D]   adds or changes a server; region: ID less its last part
+//	server ID [cap=N] [u=F] [state=S] [since=D] [until=D]
+//	                                              adds or changes a server; region: ID less its last part; until: from now
+//	region REGION [role=R] [weight=N]             sets a region
 //	place REGION LAT LON                          says where the region's servers stand
-//	policy [NAME] [max_rtt=MS] [bound=D] [cooldown=D] [deadline=D] [standby=R,R]
+//	policy [NAME] [max_rtt=MS] [bound=D] [cooldown=D] [deadline=D]
 //	login, refresh [session=S] [gen=N] [at=ID] [arrived=R] [closest=ID] [from=LAT,LON]
 //	    [rtt=ID:MS,…] [critical[=D]] [moved=D] [dead] [unreachable] [allowed=R,R]
 //	odds refresh …                                the shares of the answers over 10 000 generations
+//	odds logins …                                 likewise over 10 000 sessions
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/decide/*.txt")
 	if err != nil || len(files) == 0 {
@@ -60,12 +63,15 @@ type script struct {
 	t       *testing.T
 	servers map[string]placement.Server
 	places  map[string]events.Location
+	set     map[string]placement.Setting
 	policy  placement.Policy
+	// many says that the odds are over sessions.
+	many bool
 }
 
 // runScript returns the script with the answers of today.
 func runScript(t *testing.T, text string) string {
-	s := &script{t: t, servers: map[string]placement.Server{}, places: map[string]events.Location{}}
+	s := &script{t: t, servers: map[string]placement.Server{}, places: map[string]events.Location{}, set: map[string]placement.Setting{}}
 	var out []string
 	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		statements, _, asks := strings.Cut(block, "\n----")
@@ -87,6 +93,8 @@ func (s *script) run(words []string) string {
 	switch words[0] {
 	case "server":
 		s.server(words[1], words[2:])
+	case "region":
+		s.region(words[1], words[2:])
 	case "place":
 		s.places[words[1]] = events.Location{Lat: s.number(words[2]), Lon: s.number(words[3])}
 	case "policy":
@@ -94,6 +102,7 @@ func (s *script) run(words []string) string {
 	case "login", "refresh":
 		return s.decide(s.request(words[1:]))
 	case "odds":
+		s.many = words[1] == "logins"
 		return s.odds(s.request(words[2:]))
 	default:
 		s.t.Fatalf("statement %q", words)
@@ -117,11 +126,29 @@ func (s *script) server(id string, args []string) {
 			server.State = events.State(value)
 		case "since":
 			server.DrainingSince = s.ago(value)
+		case "until":
+			server.DrainUntil = noon.Add(s.duration(value))
 		default:
 			s.t.Fatalf("server argument %q", arg)
 		}
 	}
 	s.servers[id] = server
+}
+
+func (s *script) region(name string, args []string) {
+	set := placement.Setting{Region: name, Weight: events.FullWeight}
+	for _, arg := range args {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "role":
+			set.Role = events.Role(value)
+		case "weight":
+			set.Weight = int(s.number(value))
+		default:
+			s.t.Fatalf("region argument %q", arg)
+		}
+	}
+	s.set[name] = set
 }
 
 func (s *script) setPolicy(args []string) {
@@ -137,11 +164,6 @@ func (s *script) setPolicy(args []string) {
 			s.policy.Cooldown = s.duration(value)
 		case "deadline":
 			s.policy.DrainDeadline = s.duration(value)
-		case "standby":
-			s.policy.Roles = map[string]placement.Role{}
-			for region := range strings.SplitSeq(value, ",") {
-				s.policy.Roles[region] = placement.RoleStandby
-			}
 		default:
 			s.policy.Name = arg
 		}
@@ -200,7 +222,7 @@ func (s *script) view() placement.View {
 		server.Location = s.places[server.Region]
 		list = append(list, server)
 	}
-	return placement.NewView(list)
+	return placement.NewView(list, slices.Collect(maps.Values(s.set))...)
 }
 
 func (s *script) decide(r placement.Request) string {
@@ -217,6 +239,9 @@ func (s *script) decide(r placement.Request) string {
 		fmt.Fprintf(&b, "%s %-15s %5.1f ms %s", mark, region.Name, c.MS, c.Basis)
 		if c.Standby {
 			b.WriteString(", standby")
+		}
+		if c.Withheld {
+			b.WriteString(", withheld")
 		}
 		if c.Obstacle != placement.ObstacleNone {
 			fmt.Fprintf(&b, ", %s", c.Obstacle)
@@ -252,6 +277,9 @@ func (s *script) odds(r placement.Request) string {
 	view := s.view()
 	counts := map[string]int{}
 	for r.Generation = range generations {
+		if s.many {
+			r.Session = "s" + strconv.FormatUint(r.Generation, 10)
+		}
 		counts[outcome(placement.Decide(r, &view, s.policy, noon))]++
 	}
 	var b strings.Builder

@@ -21,11 +21,21 @@ type Server struct {
 	Utilisation float64
 	// Location is where it stands; the zero Location is an unknown place.
 	Location events.Location
-	// DrainingSince is when its drain began; zero unless it is draining.
-	DrainingSince time.Time
+	// DrainingSince is when its drain began, DrainUntil when its sessions are to be gone. Zero
+	// unless it is draining; DrainUntil also if none is known.
+	DrainingSince, DrainUntil time.Time
 	// Replication maps each region of origin to the position that its replica has reached.
 	// No rule reads it yet.
 	Replication map[string]string
+}
+
+// Setting is what operators have set of a region.
+type Setting struct {
+	Region string
+	// Role is empty for an active region.
+	Role events.Role
+	// Weight is the share, in percent, of the sessions elsewhere that may come to the region.
+	Weight int
 }
 
 // Bounds of the numbers in a view, so that sums over it stay finite.
@@ -38,6 +48,10 @@ const (
 // sorted by id; they are for reading only.
 type Region struct {
 	Name string
+	// Role is active or standby. Weight is the share, in percent, of the sessions elsewhere
+	// that may come here: events.FullWeight unless operators have set another.
+	Role   events.Role
+	Weight int
 	// ID, State, Capacity and Utilisation are the servers'.
 	ID          []string
 	State       []events.State
@@ -48,13 +62,15 @@ type Region struct {
 	// Mean is the usable servers' utilisation, weighted by capacity.
 	Mean float64
 
-	since []time.Time // when each drain began
-	at    vector      // the middle of its servers, the zero vector if none says where it is
-	low   int         // the usable server with the lowest utilisation, -1 if there is none
+	// since is when each drain began, until when it is to be over.
+	since, until []time.Time
+	at           vector // the middle of its servers, the zero vector if none says where it is
+	low          int    // the usable server with the lowest utilisation, -1 if there is none
 	// Running sums over the servers of the weights that spread draws targets by: shed for a
 	// session that an overloaded server gives away, fresh for a new or orphaned one.
 	shed, fresh []float64
-	// fallbacks are the other regions with a usable server, nearest first.
+	// fallbacks are the other regions with a usable server, those that take sessions first
+	// before those that do not, nearest first.
 	fallbacks []int
 }
 
@@ -79,8 +95,8 @@ type Ref struct{ Region, Server int }
 
 // NewView returns the view of the servers, which it does not change. Their order does not
 // matter, but sorted by region and id they cost least. Of two servers with one id the first
-// by region counts.
-func NewView(servers []Server) View {
+// by region counts. A region without a setting is active with full weight.
+func NewView(servers []Server, settings ...Setting) View {
 	if !slices.IsSortedFunc(servers, compareServers) {
 		servers = slices.Clone(servers)
 		slices.SortFunc(servers, compareServers)
@@ -98,6 +114,16 @@ func NewView(servers []Server) View {
 	}
 	for i := range v.Regions {
 		v.regions[v.Regions[i].Name] = i
+	}
+	for _, s := range settings {
+		if i, ok := v.regions[s.Region]; ok && s.Role == events.RoleStandby {
+			v.Regions[i].Role = s.Role
+		}
+		if i, ok := v.regions[s.Region]; ok {
+			v.Regions[i].Weight = max(0, min(s.Weight, events.FullWeight))
+		}
+	}
+	for i := range v.Regions {
 		v.Regions[i].fallbacks = v.nearest(v.Regions[i].at, i)
 	}
 	return v
@@ -115,15 +141,17 @@ func compareServers(a, b Server) int {
 	return cmp.Or(
 		cmp.Compare(a.State, b.State), cmp.Compare(a.Capacity, b.Capacity), cmp.Compare(a.Utilisation, b.Utilisation),
 		cmp.Compare(a.Location.Lat, b.Location.Lat), cmp.Compare(a.Location.Lon, b.Location.Lon),
-		a.DrainingSince.Compare(b.DrainingSince))
+		a.DrainingSince.Compare(b.DrainingSince), a.DrainUntil.Compare(b.DrainUntil))
 }
 
 // add appends the region of the servers, all of one region and sorted by id.
 func (v *View) add(servers []Server) {
 	r := Region{
 		Name: servers[0].Region, ID: make([]string, 0, len(servers)), State: make([]events.State, 0, len(servers)),
-		since: make([]time.Time, 0, len(servers)),
+		Role: events.RoleActive, Weight: events.FullWeight,
 	}
+	times := make([]time.Time, 2*len(servers))
+	r.since, r.until = times[:0:len(servers)], times[len(servers):][:0]
 	numbers := make([]float64, 4*len(servers))
 	r.Capacity, numbers = numbers[:0:len(servers)], numbers[len(servers):]
 	r.Utilisation, numbers = numbers[:0:len(servers)], numbers[len(servers):]
@@ -139,6 +167,7 @@ func (v *View) add(servers []Server) {
 		r.Capacity = append(r.Capacity, bounded(s.Capacity, 0, maxCapacity))
 		r.Utilisation = append(r.Utilisation, bounded(s.Utilisation, 1, maxUtilisation))
 		r.since = append(r.since, s.DrainingSince)
+		r.until = append(r.until, s.DrainUntil)
 		if s.Location != (events.Location{}) {
 			p := point(s.Location)
 			middle = vector{middle.x + p.x, middle.y + p.y, middle.z + p.z}
@@ -252,14 +281,15 @@ func (v *View) Pick(region int, x float64) (Ref, bool) {
 }
 
 // Closest returns at most n regions with a usable server, nearest to the place first; those
-// whose place is unknown come last.
+// whose place is unknown come after them, then those in standby, last those of weight 0.
 func (v *View) Closest(p events.Location, n int) []int {
 	list := v.nearest(point(p), -1)
 	return list[:max(0, min(n, len(list)))]
 }
 
 // Fallbacks returns the other regions with a usable server, nearest to the named one first:
-// the order in which they stand in for it. From an unknown region, the order is by name. The
+// the order in which they stand in for it, in which regions in standby come after the active
+// ones, those of weight 0 last. From an unknown region, the order is by name. The
 // list is the view's own: for reading only.
 func (v *View) Fallbacks(region string) []int {
 	if i, ok := v.regions[region]; ok {
@@ -268,8 +298,8 @@ func (v *View) Fallbacks(region string) []int {
 	return v.nearest(vector{}, -1)
 }
 
-// nearest returns the regions with a usable server but the one at index skip, by distance
-// from a place and then by name.
+// nearest returns the regions with a usable server but the one at index skip, by tier, by
+// distance from a place and then by name.
 func (v *View) nearest(from vector, skip int) []int {
 	list := make([]int, 0, len(v.Regions))
 	for i := range v.Regions {
@@ -285,6 +315,8 @@ func (v *View) nearest(from vector, skip int) []int {
 		}
 		return -from.dot(at)
 	}
-	slices.SortFunc(list, func(a, b int) int { return cmp.Or(cmp.Compare(distance(a), distance(b)), a-b) })
+	slices.SortFunc(list, func(a, b int) int {
+		return cmp.Or(cmp.Compare(v.Regions[a].tier(), v.Regions[b].tier()), cmp.Compare(distance(a), distance(b)), a-b)
+	})
 	return list
 }

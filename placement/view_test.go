@@ -37,7 +37,7 @@ func TestNewViewSumsUpTheUsable(t *testing.T) {
 	})
 	want := []placement.Region{
 		{
-			Name: "r1", ID: []string{"r1-a", "r1-b", "r1-c", "r1-d", "r1-e", "r1-f", "r1-g"},
+			Name: "r1", Role: events.RoleActive, Weight: events.FullWeight, ID: []string{"r1-a", "r1-b", "r1-c", "r1-d", "r1-e", "r1-f", "r1-g"},
 			State: []events.State{
 				events.StateUp, events.StateUp, events.StateSuspect, events.StateDraining, events.StateDown,
 				events.StateUp, events.StateLeft,
@@ -47,7 +47,7 @@ func TestNewViewSumsUpTheUsable(t *testing.T) {
 			Usable:      2, Alive: 5, Mean: 0.3,
 		},
 		{
-			Name: "r2", ID: []string{"r2-a"}, State: []events.State{events.StateUp},
+			Name: "r2", Role: events.RoleActive, Weight: events.FullWeight, ID: []string{"r2-a"}, State: []events.State{events.StateUp},
 			Capacity: []float64{10}, Utilisation: []float64{0.7}, Usable: 1, Alive: 1, Mean: 0.7,
 		},
 	}

@@ -15,7 +15,7 @@ import (
 
 // Method answers the requests of one method of rpc.registry.
 type Method struct {
-	// Answer returns the reply. It fails with ErrBadRequest, wrapped, if the request is at
+	// Answer returns the reply. It fails with a *Refusal, wrapped, if the request is at
 	// fault, and with ErrNotLeading if another registry of the region is to answer. It is called
 	// by many goroutines at once and ends with ctx.
 	Answer func(ctx context.Context, request []byte) (reply []byte, err error)
@@ -35,6 +35,28 @@ func (r *Registry) Methods() map[string]Method {
 	return map[string]Method{
 		MethodProbe: {Answer: r.answerProbe},
 		MethodView:  {Answer: r.answerView, Leader: true},
+		// What one registry is told it notes for all of them.
+		"drain":   {Answer: answering(r.Drain)},
+		"undrain": {Answer: answering(r.Undrain)},
+		"region":  {Answer: answering(r.SetRegion)},
+		"regions": {Answer: answering(func(context.Context, struct{}) ([]RegionStatus, error) { return r.Regions(time.Now()) })},
+	}
+}
+
+// answering makes an Answer of a function of values. An empty request is the zero value.
+func answering[Request, Reply any](fn func(context.Context, Request) (Reply, error)) func(context.Context, []byte) ([]byte, error) {
+	return func(ctx context.Context, data []byte) ([]byte, error) {
+		var q Request
+		if len(data) > 0 {
+			if err := decodeRequest(data, &q); err != nil {
+				return nil, err
+			}
+		}
+		reply, err := fn(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(reply)
 	}
 }
 

@@ -123,7 +123,8 @@ func TestRequestsThatMeanNothing(t *testing.T) {
 		{registry.MethodView, `x`, "invalid character"},
 	} {
 		_, err := r.Methods()[test.method].Answer(t.Context(), []byte(test.request))
-		if !errors.Is(err, registry.ErrBadRequest) || !strings.Contains(err.Error(), test.want) {
+		refusal, ok := errors.AsType[*registry.Refusal](err)
+		if !ok || refusal.Code != registry.RefusedInvalid || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s %.60s: %v, want a bad request with %q", test.method, test.request, err, test.want)
 		}
 	}

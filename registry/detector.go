@@ -160,9 +160,11 @@ func (t *Table) regroup(s *server, now time.Time) []Effect {
 	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
 	t.weigh(s, &was)
 	said := s.announced(t.gap, now, t.detection.DownAfter)
+	s.announce(said, now)
 	serving := func(state events.State) bool { return state == events.StateUp || state == events.StateDraining }
 	if serving(s.value.State) && serving(said) {
-		return t.become(s, said, reasonSaid(said), now)
+		state, reason := t.intended(s, said)
+		return t.enter(s, state, reason, now)
 	}
 	return nil
 }

@@ -29,14 +29,18 @@ type hour struct {
 	waiting map[string]bool
 	told    int
 	worst   time.Duration
+	// drained is what operators want, as of a revision.
+	drained  map[string]float64
+	revision uint64
 }
 
 // TestAFakeHour lives through an hour of 300 servers: some die, some are stopped, some flap or
 // are deployed; the registry is cut off, paused and restarted; a third of the region is cut off
-// from the bus. Nobody who can be reached is ever down, and each who died is told so in time.
+// from the bus; operators drain some. Nobody who can be reached is ever down, and each who died
+// is told so in time.
 func TestAFakeHour(t *testing.T) {
 	t.Parallel()
-	h := &hour{world: newWorld(t, 300, 200*time.Millisecond, seed(t)), waiting: map[string]bool{}}
+	h := &hour{world: newWorld(t, 300, 200*time.Millisecond, seed(t)), waiting: map[string]bool{}, drained: map[string]float64{}}
 	h.pass(time.Hour)
 	h.conclude(50, h.table.Servers())
 }
@@ -77,6 +81,8 @@ func (h *hour) pass(d time.Duration) {
 			next = h.now.Add(time.Duration(2+h.rng.IntN(6)) * time.Second)
 		}
 	}
+	clear(h.drained)
+	h.reduce(h.wish())
 	h.run(2 * time.Minute)
 	h.overdue()
 }
@@ -132,9 +138,23 @@ func (h *hour) overdue() {
 	}
 }
 
+// wish is what operators want now.
+func (h *hour) wish() registry.Event {
+	h.revision++
+	return wish(h.revision, h.drained)
+}
+
 // mischief lets something happen.
 func (h *hour) mischief() {
 	s := h.servers[h.rng.IntN(len(h.servers))]
+	if h.rng.IntN(10) == 0 { // an operator changes his mind
+		if _, again := h.drained[s.id]; again || len(h.drained) > len(h.servers)/4 {
+			clear(h.drained)
+		} else {
+			h.drained[s.id] = h.now.Sub(start).Seconds() + 600
+		}
+		h.reduce(h.wish())
+	}
 	if s.dead {
 		h.boots(s)
 		return
@@ -170,7 +190,7 @@ func (h *hour) mischief() {
 	case n >= 92 && n < 96: // the registry is started anew
 		h.fault(func() {
 			h.guarded = false
-			h.restart()
+			h.restart(h.wish())
 		})
 	default: // a part of the region is cut off from the bus
 		until := h.now.Add(time.Duration(5+h.rng.IntN(40)) * time.Second)

@@ -3,6 +3,7 @@ package registry_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"strings"
@@ -27,6 +28,8 @@ type liveRegion struct {
 	lost     *lostConnections
 	registry *registry.Registry
 	stop     func()
+	// wanted is the revision of what operators want.
+	wanted uint64
 
 	// mu guards the world: it is free only while time passes.
 	mu sync.Mutex
@@ -47,7 +50,7 @@ func TestFiveFakeMinutes(t *testing.T) {
 		defer l.mu.Unlock()
 		l.start(w)
 		w.begin(300, seed(t))
-		h := &hour{world: w, waiting: map[string]bool{}}
+		h := &hour{world: w, waiting: map[string]bool{}, drained: map[string]float64{}}
 		h.pass(5 * time.Minute)
 		h.conclude(5, l.registry.View().Servers)
 		l.mu.Unlock()
@@ -62,7 +65,7 @@ func (l *liveRegion) start(w *world) {
 		c.Prober = registry.NewProber(registry.ProberConfig{Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return l.dial(ctx, w, address)
 		}})
-		c.Disconnects = l.lost
+		c.Disconnects, c.Wishes = l.lost, l.conn.Wishes()
 	})
 	l.stop = run(l.t, l.registry.Run)
 }
@@ -128,6 +131,9 @@ func (l *liveRegion) learn(w *world, e registry.Event) {
 			Version: events.Version, Region: "eu-west-1", At: w.now, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Server: e.Server,
 			Epoch: events.Epoch{Number: 1, Region: "eu-west-1"},
 		}
+	case registry.WishesSeen:
+		l.want(e.Wishes)
+		return
 	case registry.Disconnected:
 		if !w.cut {
 			l.lost.watch(e.Server, e.Boot)
@@ -140,6 +146,17 @@ func (l *liveRegion) learn(w *world, e registry.Event) {
 	data, err := events.Encode(message)
 	if err == nil {
 		err = l.servers.NATS().Publish(message.Subject().String(), data)
+	}
+	if err != nil {
+		l.t.Error(err)
+	}
+}
+
+// want notes what operators want.
+func (l *liveRegion) want(w *registry.Wishes) {
+	data, err := json.Marshal(w)
+	if err == nil {
+		l.wanted, err = l.servers.Wishes().Put(l.t.Context(), data, l.wanted)
 	}
 	if err != nil {
 		l.t.Error(err)

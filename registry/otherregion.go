@@ -29,6 +29,10 @@ type otherRegion struct {
 	since             time.Time
 	sight
 	inquest
+	// role and weight are the region's, as of an update of that sequence.
+	role     events.Role
+	weight   *int
+	roleAsOf uint64
 }
 
 // fullUpdate collects the parts of a full update: once all are there, every server that is
@@ -70,6 +74,7 @@ const (
 // region that is down is down.
 func (o *otherRegion) shown(s *events.Server) events.Server {
 	v := *s
+	v.RegionRole, v.RegionWeight = o.role, o.weight
 	switch {
 	case !o.unreachable:
 		return v
@@ -144,6 +149,7 @@ func (t *Table) take(o *otherRegion, u *events.ViewUpdate, now time.Time) (effec
 	if len(u.Servers) > 0 && !u.Full {
 		o.found(u.Seq)
 	}
+	assigned := u.Seq >= o.seq && !u.At.Before(o.at) && o.assign(u.Role, u.Weight, u.Seq)
 	if u.Seq >= o.seq {
 		o.seq, o.at = u.Seq, latest(o.at, u.At)
 		o.says(u, now)
@@ -160,7 +166,38 @@ func (t *Table) take(o *otherRegion, u *events.ViewUpdate, now time.Time) (effec
 	if u.Full {
 		t.complete(o, u, now)
 	}
+	if assigned {
+		t.dueNewest(o)
+	}
 	return effects
+}
+
+// assign takes the region's role and weight, and reports whether they have changed.
+func (o *otherRegion) assign(role events.Role, weight *int, seq uint64) (changed bool) {
+	changed = role != o.role || events.WeightOf(weight) != events.WeightOf(o.weight)
+	o.role, o.weight, o.roleAsOf = role, weight, seq
+	return changed
+}
+
+// recall takes them from a stored value, until the region itself is heard.
+func (o *otherRegion) recall(s *events.Server) {
+	if o.at.IsZero() && s.Seq > o.roleAsOf {
+		o.assign(s.RegionRole, s.RegionWeight, s.Seq)
+	}
+}
+
+// dueNewest marks the server whose value tells readers the region's role and weight: that of
+// the highest sequence, the first by id of several.
+func (t *Table) dueNewest(o *otherRegion) {
+	var newest *events.Server
+	for _, s := range o.servers {
+		if newest == nil || s.Seq > newest.Seq {
+			newest = s
+		}
+	}
+	if newest != nil {
+		t.dueKey(newest.Key())
+	}
 }
 
 // restart forgets how far a region had counted: its registry has lost that, with its store.

@@ -218,7 +218,7 @@ func (t *Table) mark(s *server) {
 	var is string
 	switch {
 	case s.value.State == events.StateLeft:
-	case t.open.on && s.value.State == events.StateSuspect && s.failed == 0:
+	case t.open.on && s.value.State == events.StateSuspect && s.failed == 0 && s.value.DrainUntil.IsZero():
 		is = events.FailOpen
 	case t.guarded.on:
 		is = events.Protected

@@ -3,7 +3,6 @@ package registry
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/berthhq/berth/events"
 )
@@ -21,9 +20,6 @@ const (
 
 // MaxProbed is how many servers one ProbeRequest may name.
 const MaxProbed = 100
-
-// ErrBadRequest says that a request does not mean anything, and why.
-var ErrBadRequest = errors.New("bad request")
 
 // ProbeRequest names servers to probe. Their health URLs are those that the registry that
 // answers has in its own view: nobody can have it fetch a URL of his choice.
@@ -80,24 +76,32 @@ type question interface{ check() error }
 
 // parse reads a request.
 func parse(data []byte, q question) error {
-	if len(data) > maxQuestion {
-		return fmt.Errorf("%w: %d bytes, at most %d are read", ErrBadRequest, len(data), maxQuestion)
-	}
-	if err := json.Unmarshal(data, q); err != nil {
-		return fmt.Errorf("%w: %w", ErrBadRequest, err)
+	if err := decodeRequest(data, q); err != nil {
+		return err
 	}
 	return q.check()
+}
+
+// decodeRequest reads a request that may be anything.
+func decodeRequest(data []byte, q any) error {
+	if len(data) > maxQuestion {
+		return refuse(RefusedInvalid, "%d bytes, at most %d are read", len(data), maxQuestion)
+	}
+	if err := json.Unmarshal(data, q); err != nil {
+		return refuse(RefusedInvalid, "the request is not the JSON that it should be: %s", err)
+	}
+	return nil
 }
 
 const maxQuestion = 64 << 10
 
 func (q *ProbeRequest) check() error {
 	if len(q.Servers) == 0 || len(q.Servers) > MaxProbed {
-		return fmt.Errorf("%w: %d servers: want 1 to %d", ErrBadRequest, len(q.Servers), MaxProbed)
+		return refuse(RefusedInvalid, "%d servers: want 1 to %d", len(q.Servers), MaxProbed)
 	}
 	for _, id := range q.Servers {
 		if !events.ValidToken(id) {
-			return fmt.Errorf("%w: server %q: want 1 to %d of a-z 0-9 - _", ErrBadRequest, id, events.MaxToken)
+			return refuse(RefusedInvalid, "server %q: want 1 to %d of a-z 0-9 - _", id, events.MaxToken)
 		}
 	}
 	return nil
@@ -108,7 +112,7 @@ func (q *ViewRequest) check() error {
 		return nil
 	}
 	if q.Of < 1 || q.Of > maxParts || q.Part < 1 || q.Part > q.Of {
-		return fmt.Errorf("%w: part %d of %d: want 1 to %d parts", ErrBadRequest, q.Part, q.Of, maxParts)
+		return refuse(RefusedInvalid, "part %d of %d: want 1 to %d parts", q.Part, q.Of, maxParts)
 	}
 	return nil
 }

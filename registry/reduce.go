@@ -43,6 +43,8 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 		return t.restore(e.Servers, now)
 	case Elected:
 		return t.succeed(e, now)
+	case WishesSeen:
+		return t.wished(e, now)
 	case Disconnected:
 		return t.disconnected(e, now)
 	case Reported:
@@ -62,6 +64,7 @@ type server struct {
 	cell
 	evidence
 	flaps
+	drain
 	told
 	removed bool
 }
@@ -108,6 +111,8 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 // one back that is silent or gone; a stored one can but take it away.
 func (t *Table) hear(s *server, live bool, now time.Time) []Effect {
 	said := s.announced(t.gap, now, t.detection.DownAfter)
+	s.announce(said, now)
+	state, reason := t.intended(s, said)
 	if live {
 		s.heard(s.lastHeard())
 	}
@@ -118,11 +123,11 @@ func (t *Table) hear(s *server, live bool, now time.Time) []Effect {
 	}
 	switch {
 	case said == events.StateLeft, live && said != "":
-		return t.become(s, said, reasonSaid(said), now)
+		return t.enter(s, state, reason, now)
 	case s.value.State == "":
 		return t.become(s, events.StateSuspect, reasonStored, now)
 	case s.value.State == events.StateUp && said == events.StateDraining:
-		return t.become(s, said, reasonSaid(said), now)
+		return t.become(s, state, reason, now)
 	}
 	return nil
 }
@@ -153,6 +158,16 @@ func (t *Table) outdated(s *server, m *member, l *life, e HeartbeatSeen, now tim
 	}})
 }
 
+// enter puts a server into the state that it should be in by its own word and operators'.
+func (t *Table) enter(s *server, state events.State, reason string, now time.Time) []Effect {
+	effects := t.become(s, state, reason, now)
+	if state == events.StateDraining {
+		t.explain(s, reason)
+	}
+	t.schedule(s)
+	return effects
+}
+
 // become puts a server into a state. Others are to be told at once.
 func (t *Table) become(s *server, state events.State, reason string, now time.Time) []Effect {
 	if s.value.State == state {
@@ -166,6 +181,7 @@ func (t *Table) put(s *server, state events.State, reason string, now time.Time)
 	rejoin(&s.value, state, now)
 	previous := s.value.State
 	s.value.State, s.value.Reason, s.value.Since = state, reason, now.UTC()
+	t.schedule(s)
 	t.due(s, true)
 	return []Effect{StateChanged{&events.ServerState{
 		Version: events.Version, Server: s.value.Server, Region: t.region, State: state, Previous: previous,
@@ -187,6 +203,9 @@ func (t *Table) restore(list []events.Server, now time.Time) (effects []Effect) 
 			effects = append(effects, Skipped{SkipTooMany})
 		}
 	}
+	for _, s := range t.order {
+		effects = append(effects, t.comply(s, now)...)
+	}
 	if t.seq > 0 {
 		t.seq += seqLeap
 	}
@@ -199,7 +218,11 @@ func (t *Table) restore(list []events.Server, now time.Time) (effects []Effect) 
 func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 	if v.Region != t.region {
 		o := t.other(v.Region, now)
-		return o != nil && o.takeOver(v, t.detection.MaxServers, now)
+		if o == nil {
+			return false
+		}
+		o.recall(v)
+		return o.takeOver(v, t.detection.MaxServers, now)
 	}
 	s, ok := t.find(v.Server)
 	if !ok {
@@ -207,7 +230,10 @@ func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 	}
 	if len(s.members) == 0 {
 		s.value = *v
-		s.value.Protection = ""
+		s.value.Protection, s.value.RegionRole, s.value.RegionWeight = "", "", nil
+		if v.State == events.StateDraining && v.Reason == reasonAnnounced {
+			s.own = v.DrainUntil
+		}
 		s.told = told{at: now, utilisation: v.Load.Utilisation, capacity: v.Capacity}
 	}
 	return true

@@ -23,7 +23,8 @@ type seen struct {
 
 // history is what a region's heartbeats said in half a minute: a server that drains and says
 // goodbye, one that is started anew, one with three members of which one drains and one
-// restarts, and one that just lives. What a stream had kept of some of them is in between.
+// restarts, and one that just lives. What a stream had kept of some of them is in between, and
+// what operators want, at last that the one with three members drains.
 func history() []seen {
 	var all []seen
 	add := func(h *events.Heartbeat, seconds float64) { all = append(all, seen{live(h), at(seconds)}) }
@@ -56,6 +57,10 @@ func history() []seen {
 	for _, h := range kept {
 		all = append(all, seen{stored(h), at(15.5)})
 	}
+	const a, d = "eu-west-1-a", "eu-west-1-d"
+	for i, drains := range []map[string]float64{{a: 60, d: 80}, {"": 90}, {d: 70}} {
+		all = append(all, seen{wish(uint64(i+1), drains), at(5 * float64(i))})
+	}
 	return all
 }
 
@@ -78,7 +83,7 @@ func TestAnyOrderFoldsToTheSameView(t *testing.T) {
 		states[s.Server] = s.State
 	}
 	wantStates := map[string]events.State{
-		"eu-west-1-a": events.StateUp, "eu-west-1-b": events.StateLeft, "eu-west-1-c": events.StateUp, "eu-west-1-d": events.StateUp,
+		"eu-west-1-a": events.StateUp, "eu-west-1-b": events.StateLeft, "eu-west-1-c": events.StateUp, "eu-west-1-d": events.StateDraining,
 	}
 	if diff := cmp.Diff(wantStates, states); diff != "" {
 		t.Fatalf("states in the order as recorded (-want +got):\n%s", diff)

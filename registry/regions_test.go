@@ -172,6 +172,7 @@ func TestARegionIsDownOnlyWhenItsServersAre(t *testing.T) {
 	}
 	checkEqualViews(t, regions)
 	for _, r := range observers {
+		jetstreamtest.Eventually(t, 5*time.Second, r.name+" tells of the return", func() bool { return len(r.eventsOf(cut)) >= 3 })
 		if diff := cmp.Diff([]string{"unreachable", "down", "up"}, r.eventsOf(cut)); diff != "" {
 			t.Errorf("%s told of %s (-want +got):\n%s", r.name, cut, diff)
 		}

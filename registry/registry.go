@@ -34,6 +34,8 @@ type Config struct {
 	Lease LeaseStore
 	// Name is this registry's in the lease: no other process ever had it. Required with Lease.
 	Name string
+	// Wishes keeps what operators want of the region. nil: they cannot want anything.
+	Wishes WishStore
 	// Disconnects tells of lost connections; nil: the dead are known by silence alone.
 	Disconnects Disconnects
 	// Caller asks other regions' registries; nil: none is asked.
@@ -85,6 +87,8 @@ type Registry struct {
 	reread  chan struct{}
 	view    atomic.Pointer[View]
 	current atomic.Int64
+	// sees is when each other region was last heard, of a second or so ago.
+	sees atomic.Pointer[heardAges]
 
 	// The fields below belong to the loop. term is the one in which it goes on from the leader
 	// before; told is what was heard of leaders, with holes if unsure. shown counts the table's changes that the view
@@ -97,6 +101,8 @@ type Registry struct {
 	shownAt time.Time
 	// witnesses are the questions about servers since the last tick.
 	witnesses []WitnessDue
+	// tidied is when wishes were last looked through for servers that are gone.
+	tidied time.Time
 }
 
 // New returns a registry, or the first fault of its configuration. It does no I/O.
@@ -139,6 +145,10 @@ func (r *Registry) Run(ctx context.Context) error {
 	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { restored, _, err = r.projector.read(ctx); return err }) {
 		return nil
 	}
+	var wishes WishesSeen
+	if !r.persist(ctx, "registry cannot begin yet", func() (err error) { wishes, err = r.firstWishes(ctx); return err }) {
+		return nil
+	}
 	if !r.catchUp(ctx, firstLimit) {
 		signal(r.reread)
 	}
@@ -152,7 +162,8 @@ func (r *Registry) Run(ctx context.Context) error {
 	g.Go(func() error { r.journal.run(ctx); return nil })
 	g.Go(func() error { r.projector.run(ctx); return nil })
 	g.Go(func() error { r.readAgain(ctx); return nil })
-	g.Go(func() error { r.loop(ctx, g, restored); return nil })
+	g.Go(func() error { return r.followWishes(ctx) })
+	g.Go(func() error { r.loop(ctx, g, wishes, restored); return nil })
 	return g.Wait()
 }
 
@@ -238,11 +249,14 @@ func (r *Registry) readAgain(ctx context.Context) {
 }
 
 // loop folds what comes, and lets time pass, until ctx ends. It waits for nothing else.
-func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []events.Server) {
+func (r *Registry) loop(ctx context.Context, g *errgroup.Group, wishes WishesSeen, restored []events.Server) {
+	r.tidied = time.Now()
+	r.reduce(ctx, g, wishes, r.tidied)
 	r.reduce(ctx, g, Restored{restored}, time.Now())
 	r.told.Trust(r.cfg.Region, restored, false)
 	r.drain(ctx, g)
 	r.show(time.Now())
+	r.look(time.Now())
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
@@ -259,6 +273,8 @@ func (r *Registry) loop(ctx context.Context, g *errgroup.Group, restored []event
 		}
 		now := time.Now()
 		r.tell(ctx, g, now)
+		r.tidy(ctx, g, now)
+		r.look(now)
 		r.current.Store(now.UnixNano())
 		age := now.Sub(r.shownAt)
 		if r.table.Changes() != r.shown && age >= viewEvery || age >= rampEvery && r.shownAt.Before(r.View().settled) {

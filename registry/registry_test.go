@@ -55,7 +55,7 @@ func newRegistry(t *testing.T, c *jetstream.Conn, change ...func(*registry.Confi
 	}
 	cfg := registry.Config{
 		Region: c.Region(), Bus: c, Heartbeats: heartbeats, Store: c.Servers(),
-		Lease: c.Lease(), Name: fmt.Sprintf("registry-%d", named.Add(1)),
+		Lease: c.Lease(), Name: fmt.Sprintf("registry-%d", named.Add(1)), Wishes: c.Wishes(),
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: jetstreamtest.Log(t),
 	}
 	for _, f := range change {

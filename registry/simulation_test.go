@@ -176,14 +176,15 @@ func (w *world) connect(on bool) {
 	}
 }
 
-// restart starts the registry anew.
-func (w *world) restart() {
+// restart starts the registry anew. It learns first of what operators want.
+func (w *world) restart(wishes registry.Event) {
 	if w.live != nil {
 		w.live.restart(w)
 		return
 	}
 	list := w.table.Servers()
 	w.table, w.results = registry.NewTable("eu-west-1", registry.Detection{}), nil
+	w.reduce(wishes)
 	w.reduce(registry.Restored{Servers: list})
 }
 

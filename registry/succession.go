@@ -94,6 +94,7 @@ func (t *Table) succeed(e Elected, now time.Time) (effects []Effect) {
 		if s.value.Reason == reasonStored && told.State != "" {
 			s.value.State, s.value.Since = told.State, told.At // the leader before knew more
 		}
+		t.comply(s, now) // what that changes is told below
 		if told.State != s.value.State && s.value.State != "" {
 			effects = append(effects, StateChanged{&events.ServerState{
 				Version: events.Version, Server: s.value.Server, Region: t.region, State: s.value.State, Previous: told.State,

@@ -9,8 +9,8 @@ import (
 )
 
 // Event is something that a Table learns: one of HeartbeatSeen, ProbeDone, UpdateSeen,
-// ViewAnswered, Witnessed, Surveyed, SequenceSeen, Restored, Elected, Disconnected, Reported,
-// Gap and Ticked.
+// ViewAnswered, Witnessed, Surveyed, SequenceSeen, Restored, Elected, WishesSeen, Disconnected,
+// Reported, Gap and Ticked.
 type Event interface{ event() }
 
 // HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.
@@ -100,6 +100,9 @@ type Table struct {
 	// processes counts the members of all own servers.
 	processes int
 	others    map[string]*otherRegion
+	// wishes are what operators want of the own region, as of a revision.
+	wishes       *Wishes
+	wishRevision uint64
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
 	protection
@@ -126,7 +129,7 @@ func (t *Table) Servers() []events.Server {
 	for _, name := range names {
 		if name == t.region {
 			for _, s := range t.order {
-				list = append(list, s.value)
+				list = append(list, t.shown(s))
 			}
 			continue
 		}

@@ -146,7 +146,7 @@ func (t *Table) tellKeys(out *Told) {
 func (t *Table) get(key string) (events.Server, bool) {
 	region, id, _ := strings.Cut(key, ".")
 	if s, ok := t.own[id]; ok && region == t.region {
-		return s.value, true
+		return t.shown(s), true
 	}
 	if o, ok := t.others[region]; ok {
 		if at, ok := o.find(id); ok {
@@ -208,7 +208,7 @@ func (t *Table) stamp(out *Told, s *server, now time.Time) {
 	s.value.Seq = t.seq
 	t.changes++
 	s.told = told{at: now, utilisation: s.value.Load.Utilisation, capacity: s.value.Capacity}
-	out.Values = append(out.Values, s.value)
+	out.Values = append(out.Values, t.shown(s))
 }
 
 func (t *Table) newUpdate(list []*server, now time.Time) *events.ViewUpdate {
@@ -216,6 +216,7 @@ func (t *Table) newUpdate(list []*server, now time.Time) *events.ViewUpdate {
 		Version: events.Version, Region: t.region, Seq: t.seq, At: now.UTC(), Part: 1, Of: 1,
 		Servers: make([]events.Server, len(list)), Sees: t.Sees(now),
 	}
+	u.Role, u.Weight = t.wishes.region()
 	for i, s := range list {
 		u.Servers[i] = s.value
 	}

@@ -43,14 +43,14 @@ func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.In
 		if !s.RejoinedAt.IsZero() {
 			v.settled = latest(v.settled, s.RejoinedAt.Add(slowStart))
 		}
-		if s.State == events.StateSuspect && s.Protection == events.FailOpen {
+		if s.State == events.StateSuspect && s.Protection == events.FailOpen && s.DrainUntil.IsZero() {
 			list[i].State = events.StateUp
 		}
 		if s.State == events.StateDraining {
-			list[i].DrainingSince = s.Since
+			list[i].DrainingSince, list[i].DrainUntil = s.Since, s.DrainUntil
 		}
 	}
-	v.View = placement.NewView(list)
+	v.View = placement.NewView(list, settingsOf(servers)...)
 	v.starts = make([]int, len(v.Regions))
 	for i := range servers {
 		if i == 0 || servers[i].Region != servers[i-1].Region {
@@ -84,6 +84,26 @@ func (v *View) Seqs() map[string]uint64 { return maps.Clone(v.seqs) }
 // Age returns how long ago the view was last known to be complete.
 func (v *View) Age(now time.Time) time.Duration {
 	return max(0, now.Sub(time.Unix(0, v.current.Load())))
+}
+
+// settingsOf returns what is set of the regions of servers sorted by region and id, as the
+// newest value of each says, the first by id of several; none for a region with nothing set.
+func settingsOf(servers []events.Server) (settings []placement.Setting) {
+	for i := 0; i < len(servers); {
+		newest, end := &servers[i], i+1
+		for ; end < len(servers) && servers[end].Region == newest.Region; end++ {
+			if servers[end].Seq > newest.Seq {
+				newest = &servers[end]
+			}
+		}
+		if newest.RegionRole != "" || newest.RegionWeight != nil {
+			settings = append(settings, placement.Setting{
+				Region: newest.Region, Role: newest.RegionRole, Weight: events.WeightOf(newest.RegionWeight),
+			})
+		}
+		i = end
+	}
+	return settings
 }
 
 // seqsOf returns the highest sequence of each region's values.

@@ -29,7 +29,7 @@ func TestHeartbeatLeaderKilled(t *testing.T) {
 	registry := start(t, "-v", "registry", "--nats", url, "--region", "eu-west-1", "--admin", "127.0.0.1:0", "--replicas", "3")
 	admin := said(t, registry, "admin on ")
 	for _, suffix := range []string{"a", "b"} {
-		s := start(t, "demo", "--nats", url, "--region", "eu-west-1", "--server", "eu-west-1-"+suffix,
+		s := start(t, "demo", "--drain", "0s", "--nats", url, "--region", "eu-west-1", "--server", "eu-west-1-"+suffix,
 			"--listen", "127.0.0.1:0", "--issuer", "http://127.0.0.1:7070")
 		said(t, s, "serving on ")
 	}

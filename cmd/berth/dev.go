@@ -16,6 +16,7 @@ type devCmd struct {
 	Dir       string        `type:"path" placeholder:"DIR" help:"Directory that keeps the state (default: a temporary one, removed at the end)."`
 	ReadyFile string        `type:"path" placeholder:"FILE" help:"Write the fleet's URLs, pids and users here as JSON once it serves."`
 	Restart   time.Duration `placeholder:"5s" help:"Start killed demo servers again after this time (default: never)."`
+	Drain     time.Duration `default:"500ms" placeholder:"DURATION" help:"Time that demo servers go on serving on SIGTERM, while sessions leave (default: ${default})."`
 }
 
 // Run serves until Ctrl-C.
@@ -26,6 +27,6 @@ func (c *devCmd) Run(p *program) error {
 	}
 	return dev.Run(p.ctx, dev.Config{
 		Regions: c.Regions, Servers: c.Servers, BasePort: c.BasePort, Dir: c.Dir, ReadyFile: c.ReadyFile,
-		Restart: c.Restart, Program: self, Args: []string{"demo"}, Stdout: p.stdout, Stderr: p.stderr, Log: p.log,
+		Restart: c.Restart, Drain: c.Drain, Program: self, Args: []string{"demo"}, Stdout: p.stdout, Stderr: p.stderr, Log: p.log,
 	})
 }

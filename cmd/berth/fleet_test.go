@@ -128,10 +128,16 @@ func refusedByOld(t *testing.T, c client, old, now api.TokensReply) {
 // kill ends a demo server as kill -9 does.
 func kill(t *testing.T, ready dev.Ready, id string) {
 	t.Helper()
+	signalServer(t, ready, id, syscall.SIGKILL)
+}
+
+// signalServer sends a demo server a signal.
+func signalServer(t *testing.T, ready dev.Ready, id string, sig syscall.Signal) {
+	t.Helper()
 	for _, r := range ready.Regions {
 		for _, s := range r.Servers {
 			if s.ID == id {
-				if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
+				if err := syscall.Kill(s.PID, sig); err != nil {
 					t.Fatal(err)
 				}
 				return

@@ -21,6 +21,9 @@ type cli struct {
 	Registry registryCmd `cmd:"" help:"Run a region's registry."`
 	Tokens   tokensCmd   `cmd:"" help:"Run a region's token service."`
 	Servers  serversCmd  `cmd:"" help:"List the servers as a region's registry sees them."`
+	Region   regionCmd   `cmd:"" help:"List the regions; set how they take sessions."`
+	Drain    drainCmd    `cmd:"" help:"Have sessions leave a server or a region."`
+	Undrain  undrainCmd  `cmd:"" help:"Have a server or a region take sessions again."`
 	Events   eventsCmd   `cmd:"" help:"Print events as they happen."`
 	Keys     keysCmd     `cmd:"" help:"Make signing keys."`
 	User     userCmd     `cmd:"" help:"Make entries of a users file."`

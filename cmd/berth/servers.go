@@ -88,7 +88,7 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tAS OF\tURL\n")
 	for _, s := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%.0f %%\t%s ago\t%s\n", s.Server, s.Region, s.State, s.Reason,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%.0f %%\t%s ago\t%s\n", s.Server, s.Region, state(&s, now), s.Reason,
 			age(now, s.Since), s.Load.Sessions, capacity(&s, now), 100*s.Load.Utilisation, age(now, s.SeenAt), s.URL)
 	}
 	if err := t.Flush(); err != nil {
@@ -99,6 +99,29 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	}
 	_, err := fmt.Fprintf(p.stdout, "%d servers in the view of %s\n", len(list), region)
 	return err
+}
+
+// state returns a server's state, of one that is to drain with its deadline.
+func state(s *events.Server, now time.Time) string {
+	switch {
+	case s.DrainUntil.IsZero():
+		return string(s.State)
+	case s.State != events.StateDraining:
+		return string(s.State) + ", to drain until " + clock(s.DrainUntil, now)
+	case now.After(s.DrainUntil):
+		return "draining, over at " + clock(s.DrainUntil, now)
+	}
+	return "draining until " + clock(s.DrainUntil, now)
+}
+
+// clock returns a time near now as people write it here: the date only of another day.
+func clock(at, now time.Time) string {
+	at, now = at.Local(), now.Local()
+	layout := "15:04:05"
+	if at.Format(time.DateOnly) != now.Format(time.DateOnly) {
+		layout = "2006-01-02 " + layout
+	}
+	return at.Format(layout)
 }
 
 // capacity returns a server's capacity, in slow start with the part that counts.

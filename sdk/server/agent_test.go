@@ -265,8 +265,8 @@ func TestHeartbeats(t *testing.T) {
 		run(t, c, func(a *server.Agent) {
 			time.Sleep(60 * time.Second)
 			before := len(o.all())
-			a.Drain()
-			a.Drain() // says nothing new
+			a.Drain(30 * time.Second)
+			a.Drain(time.Hour) // says nothing new
 			synctest.Wait()
 			if more := len(o.all()) - before; more != 1 {
 				t.Errorf("%d heartbeats at once for a drain, want 1", more)
@@ -293,6 +293,13 @@ func TestHeartbeats(t *testing.T) {
 			}
 			if s := string(h.State); !strings.HasSuffix(states, s) {
 				states += " " + s
+			}
+			var until time.Time
+			if h.State == events.StateDraining {
+				until = first.At.Add(90 * time.Second)
+			}
+			if !h.DrainUntil.Equal(until) {
+				t.Errorf("heartbeat %d, %s, drains until %v, want %v", i, h.State, h.DrainUntil, until)
 			}
 			if i > 0 && i < 55 {
 				gap := p.at.Sub(all[i-1].at)
@@ -706,7 +713,7 @@ func TestHeartbeatsOverNATS(t *testing.T) {
 	if second := <-heartbeats; first.State != events.StateUp || second.Seq != first.Seq+1 || second.Boot != first.Boot {
 		t.Errorf("%+v after %+v", second, first)
 	}
-	a.Drain()
+	a.Drain(0)
 	for h := range heartbeats {
 		if h.State == events.StateDraining {
 			break

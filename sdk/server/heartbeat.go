@@ -39,7 +39,7 @@ func jitter(d time.Duration) time.Duration {
 }
 
 func (a *Agent) state() events.State {
-	if a.draining.Load() {
+	if a.drain.Load() != nil {
 		return events.StateDraining
 	}
 	return events.StateUp
@@ -48,12 +48,16 @@ func (a *Agent) state() events.State {
 // heartbeat returns what the server says of itself now. Its number is given when it is sent.
 func (a *Agent) heartbeat(state events.State, now time.Time) *events.Heartbeat {
 	c := &a.cfg
-	return &events.Heartbeat{
+	h := &events.Heartbeat{
 		Version: events.Version, Server: c.Server, Member: c.Member, Region: c.Region,
 		URL: c.URL, HealthURL: c.HealthURL, AuthURL: c.AuthURL,
 		Boot: c.Boot, Seq: 1, At: now.UTC(), IntervalMS: int(c.Interval / time.Millisecond),
 		State: state, Capacity: c.Capacity, Load: a.load(), Location: c.Location,
 	}
+	if d := a.drain.Load(); d != nil && state == events.StateDraining {
+		h.DrainUntil = d.until
+	}
+	return h
 }
 
 // load returns the last sample, or what the application makes of it.

@@ -165,8 +165,8 @@ type Agent struct {
 	// current says that the released locks and revocations of the recent past were read:
 	// before that nothing is accepted.
 	current atomic.Bool
-	// draining says that Drain was called; announce wakes the heartbeat to say so.
-	draining atomic.Bool
+	// drain is what Drain was told, nil before; announce wakes the heartbeat to say so.
+	drain    atomic.Pointer[drain]
 	announce chan struct{}
 	// seq numbers the heartbeats; silent says that the last could not be sent.
 	seq    atomic.Uint64
@@ -210,10 +210,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
+// drain is an announced drain: until is zero for the registry's default.
+type drain struct{ until time.Time }
+
 // Drain announces that the server wants to give its sessions away: each moves at its next
-// safe point, no new ones come. Requests are served as before. It does not wait.
-func (a *Agent) Drain() {
-	if a.draining.CompareAndSwap(false, true) {
+// safe point, all of them after so long, and no new ones come. 0: after what the registry
+// allows by default, 10 min. Requests are served as before. It does not wait; a second call
+// changes nothing.
+func (a *Agent) Drain(after time.Duration) {
+	d := new(drain)
+	if after > 0 {
+		d.until = time.Now().Add(after).UTC()
+	}
+	if a.drain.CompareAndSwap(nil, d) {
 		a.announce <- struct{}{}
 	}
 }

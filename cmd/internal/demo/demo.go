@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
@@ -31,12 +32,16 @@ type Config struct {
 	Capacity int
 	// Issuer is the claim iss of the access tokens.
 	Issuer string
+	// Drain is how long the server goes on serving, its drain announced, when it is told to
+	// end. Abandoned, once closed, ends that: nobody is there any more. nil: never.
+	Drain     time.Duration
+	Abandoned <-chan struct{}
 	// Ready is called with the server's URL once it serves. nil: nobody is told.
 	Ready func(url string)
 	Log   *slog.Logger
 }
 
-// Run serves until ctx ends; then it says goodbye and finishes what is in flight.
+// Run serves until ctx ends; then it drains, finishes what is in flight and says goodbye.
 func Run(ctx context.Context, c Config) (err error) {
 	listener, err := service.Listen(ctx, c.Listen)
 	if err != nil {
@@ -75,11 +80,45 @@ func Run(ctx context.Context, c Config) (err error) {
 	mux.Handle("/api/", agent.Lock(shop.routes()))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.Handle("/", agent.TokenPaths(cmp.Or(c.PathPrefix, "/")))
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return agent.Run(ctx) })
-	g.Go(func() error { return service.ServeHTTP(ctx, listener, mux) })
+	// The agent outlives the listener: its last word is that nobody is served any more.
+	living, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	serving, end := context.WithCancel(living)
+	defer end()
+	var g errgroup.Group
+	g.Go(func() error { return agent.Run(living) })
+	g.Go(func() error {
+		defer leave()
+		return service.ServeHTTP(serving, listener, mux)
+	})
+	g.Go(func() error {
+		defer end()
+		c.untilDrained(ctx, serving, agent)
+		return nil
+	})
 	if c.Ready != nil {
 		c.Ready(c.URL)
 	}
 	return g.Wait()
+}
+
+// untilDrained waits until ctx ends, and then for as long as the server is to drain; not when
+// it is abandoned, or has failed, which ends serving.
+func (c *Config) untilDrained(ctx, serving context.Context, agent *server.Agent) {
+	select {
+	case <-serving.Done():
+		return
+	case <-c.Abandoned:
+		return
+	case <-ctx.Done():
+	}
+	if c.Drain <= 0 {
+		return
+	}
+	agent.Drain(c.Drain)
+	select {
+	case <-serving.Done():
+	case <-c.Abandoned:
+	case <-time.After(c.Drain):
+	}
 }

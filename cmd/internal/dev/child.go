@@ -18,9 +18,10 @@ import (
 	"github.com/berthhq/berth/cmd/internal/service"
 )
 
-// Times of a child's end: it drains for childDrain after SIGTERM, then it is killed.
+// Times of a child: after SIGTERM it drains for Config.Drain and ends within childEnd, or is
+// killed.
 const (
-	childDrain = 2 * time.Second
+	childEnd   = 4 * time.Second
 	childStart = 20 * time.Second
 )
 
@@ -53,7 +54,7 @@ func (c *child) start(ctx context.Context) error {
 	args = append(args,
 		"--nats", c.region.nats.ClientURL(), "--region", c.region.name, "--server", c.id,
 		"--listen", f.cfg.address(c.port), "--location", c.region.at.String(),
-		"--issuer", service.URL(f.front), "--with-parent")
+		"--issuer", service.URL(f.front), "--drain", f.cfg.Drain.String(), "--with-parent")
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), f.cfg.Program, args...)
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
 		return strings.HasPrefix(variable, "BERTH_") || strings.HasPrefix(variable, "NATS_URL=")
@@ -170,7 +171,7 @@ func (c *child) stop() {
 	go func() {
 		select {
 		case <-done:
-		case <-time.After(childDrain):
+		case <-time.After(c.fleet.cfg.Drain + childEnd):
 			_ = cmd.Process.Kill()
 		}
 	}()

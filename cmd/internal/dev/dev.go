@@ -16,6 +16,7 @@ import (
 
 	"github.com/berthhq/berth/cmd/internal/service"
 	"github.com/berthhq/berth/jetstream/embedded"
+	"github.com/berthhq/berth/registry"
 )
 
 // Config says what fleet to run.
@@ -32,6 +33,8 @@ type Config struct {
 	ReadyFile string
 	// Restart is how long after its death a demo server is started again. 0: never.
 	Restart time.Duration
+	// Drain is how long a demo server goes on serving when it is told to end.
+	Drain time.Duration
 	// Program and Args start a demo server: the berth binary and its demo command; flags
 	// follow.
 	Program string
@@ -54,6 +57,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("base port %d: want 0, or a port with room for %d", c.BasePort, c.ports())
 	case c.Restart < 0:
 		return fmt.Errorf("restart %s: want at least 0", c.Restart)
+	case c.Drain < 0 || c.Drain > registry.MaxDrain:
+		return fmt.Errorf("drain %s: want 0 to %s", c.Drain, registry.MaxDrain)
 	case c.ReadyFile != "":
 		// Said now, not once the whole fleet is up.
 		if info, err := os.Stat(filepath.Dir(c.ReadyFile)); err != nil || !info.IsDir() {

@@ -1,11 +1,13 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -50,7 +52,7 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	r, err := registry.New(registry.Config{
 		Region: c.NATS.Region, Bus: conn, Heartbeats: heartbeats, Store: conn.Servers(),
-		Lease: conn.Lease(), Name: name, Disconnects: conn.Disconnects(c.ServerUsers...), Caller: conn.Caller(),
+		Lease: conn.Lease(), Name: name, Wishes: conn.Wishes(), Disconnects: conn.Disconnects(c.ServerUsers...), Caller: conn.Caller(),
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: c.Log, Metrics: metrics,
 	})
 	if err != nil {
@@ -58,13 +60,27 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.Run(ctx) })
-	g.Go(func() error { return conn.Serve(ctx, registryService(c.NATS.Region, r.Methods())) })
-	ready := func() error {
+	able := func() error {
 		if r.View() == nil {
 			return errors.New("the view is not read yet")
 		}
 		return nil
 	}
+	var serving atomic.Bool
+	ready := func() error {
+		if !serving.Load() {
+			return cmp.Or(able(), errors.New("requests over NATS are not served yet"))
+		}
+		return nil
+	}
+	g.Go(func() error {
+		if !await(ctx, able) {
+			return nil
+		}
+		endpoints := registryService(c.NATS.Region, r.Methods())
+		endpoints.Started = func() { serving.Store(true) }
+		return conn.Serve(ctx, endpoints)
+	})
 	g.Go(func() error {
 		return serveAdmin(ctx, c.Admin, admin{ready: ready, view: r.View, metrics: metrics}, func(url string) {
 			if await(ctx, ready) && c.Ready != nil {

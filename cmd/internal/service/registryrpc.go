@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
@@ -15,6 +16,13 @@ import (
 // maxRegistryRequests is how many requests a registry handles at once; others wait.
 const maxRegistryRequests = 32
 
+// RegistryMethod returns the subject of a method of a region's registries.
+func RegistryMethod(region, method string) string {
+	return events.Subject{
+		Kind: events.KindRPC, Service: "registry", Jurisdiction: events.GlobalJurisdiction, Region: region, Method: method,
+	}.String()
+}
+
 // registryService is the NATS service of a region's registry: a method of rpc.registry for each of methods.
 func registryService(region string, methods map[string]registry.Method) jetstream.ServiceConfig {
 	cfg := jetstream.ServiceConfig{
@@ -23,11 +31,7 @@ func registryService(region string, methods map[string]registry.Method) jetstrea
 	}
 	for _, name := range slices.Sorted(maps.Keys(methods)) {
 		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name: name,
-			Subject: events.Subject{
-				Kind: events.KindRPC, Service: "registry", Jurisdiction: events.GlobalJurisdiction,
-				Region: region, Method: name,
-			}.String(),
+			Name: name, Subject: RegistryMethod(region, name),
 			Every:   methods[name].Leader,
 			Handler: registryHandler(methods[name]),
 		})
@@ -35,20 +39,20 @@ func registryService(region string, methods map[string]registry.Method) jetstrea
 	return cfg
 }
 
-// registryHandler answers with a method's reply, or with a service error that says what is wrong: 400 where the request
-// is at fault, 503 where the registry is.
+// registryHandler answers with a method's reply, or with a service error that says what is wrong.
 func registryHandler(m registry.Method) func(context.Context, jetstream.Request) jetstream.Reply {
 	return func(ctx context.Context, r jetstream.Request) jetstream.Reply {
 		data, err := m.Answer(ctx, r.Data)
-		switch {
-		case err == nil:
+		if err == nil {
 			return jetstream.Reply{Data: data}
-		case errors.Is(err, registry.ErrNotLeading) && m.Leader:
-			return jetstream.Reply{Silent: true}
-		case errors.Is(err, registry.ErrBadRequest):
-			return jetstream.ErrorReply("400", err.Error())
-		default:
-			return jetstream.ErrorReply("503", err.Error())
 		}
+		if errors.Is(err, registry.ErrNotLeading) && m.Leader {
+			return jetstream.Reply{Silent: true}
+		}
+		code := registry.RefusedUnavailable
+		if refusal, ok := errors.AsType[*registry.Refusal](err); ok {
+			code = refusal.Code
+		}
+		return jetstream.ErrorReply(strconv.Itoa(code), err.Error())
 	}
 }
