@@ -199,7 +199,7 @@ func (t *Table) restore(list []events.Server, now time.Time) (effects []Effect) 
 func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 	if v.Region != t.region {
 		o := t.other(v.Region, now)
-		return o != nil && o.takeOver(v, t.detection.MaxServers, now)
+		return o != nil && o.takeOver(v, t.detection.MaxServers)
 	}
 	s, ok := t.find(v.Server)
 	if !ok {
