@@ -55,13 +55,19 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.Run(ctx) })
-	g.Go(func() error { return conn.Serve(ctx, registryService(c.NATS.Region, r.Methods())) })
 	ready := func() error {
 		if r.View() == nil {
 			return errors.New("the view is not read yet")
 		}
 		return nil
 	}
+	g.Go(func() error {
+		// The registries of a region share requests, so one that knows nothing yet takes none.
+		if !await(ctx, ready) {
+			return nil
+		}
+		return conn.Serve(ctx, registryService(c.NATS.Region, r.Methods()))
+	})
 	g.Go(func() error {
 		return serveAdmin(ctx, c.Admin, admin{ready: ready, view: r.View, metrics: metrics}, func(url string) {
 			if await(ctx, ready) && c.Ready != nil {
