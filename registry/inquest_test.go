@@ -270,6 +270,7 @@ func TestServersOfARegionThatIsDown(t *testing.T) {
 	checkWords(t, "election", next.Reduce(registry.Elected{Servers: values, Told: sayings}, at(14)))
 	table = next
 	check("restored", "000 down region_down", "001 down region_down", "drains down region_down", "left left ")
+	checkIDs(t, "the updates that brought them", table, "us-east-1-000@1", "us-east-1-001@1", "us-east-1-drains@2", "us-east-1-left@2")
 	checkWords(t, "it is back", table.Reduce(registry.UpdateSeen{Update: update(2, nil, draining)}, at(15)), "us-east-1 up")
 	table.Reduce(answer(update(2, full(1, 1), remote("us-east-1-000", 1), remote("us-east-1-001", 1), draining)), at(15.3))
 	check("back", "000 up ", "001 up ", "drains draining ")

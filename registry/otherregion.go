@@ -11,8 +11,10 @@ import (
 
 // otherRegion is what the table knows of another region: what that region's registry says.
 type otherRegion struct {
-	// servers are sorted by id.
+	// servers are sorted by id. Those in written are as the bucket had them while the region
+	// was out of reach.
 	servers []*events.Server
+	written map[string]struct{}
 	// seq and at are those of the newest update, heard is when one last arrived here, zero for
 	// never; seen is the same, or when the region became known.
 	seq         uint64
@@ -99,7 +101,7 @@ func (t *Table) other(name string, now time.Time) *otherRegion {
 		if len(t.others) >= maxRegions {
 			return nil
 		}
-		o = &otherRegion{seen: now}
+		o = &otherRegion{seen: now, written: map[string]struct{}{}}
 		o.all(0, now)
 		t.others[name] = o
 	}
@@ -246,15 +248,19 @@ const (
 // adopt takes a server's value if it is newer than the one that is there.
 func (o *otherRegion) adopt(s *events.Server, most int) adoption {
 	at, ok := o.find(s.Server)
+	_, again := o.written[s.Server]
 	switch {
 	case !ok && len(o.servers) >= most:
 		return refused
 	case !ok:
 		o.servers = slices.Insert(o.servers, at, s)
-	case s.Seq <= o.servers[at].Seq:
+	case s.Seq < o.servers[at].Seq || s.Seq == o.servers[at].Seq && !again:
 		return known
 	default:
 		o.servers[at] = s
+	}
+	if again {
+		delete(o.written, s.Server)
 	}
 	return adopted
 }
@@ -276,6 +282,7 @@ func (t *Table) complete(o *otherRegion, u *events.ViewUpdate, now time.Time) {
 		drop := !there && s.Seq <= u.Seq
 		if drop {
 			t.dueKey(s.Key())
+			delete(o.written, s.Server)
 		}
 		return drop
 	})

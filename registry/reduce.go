@@ -222,7 +222,7 @@ func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 			return false
 		}
 		o.recall(v)
-		return o.takeOver(v, t.detection.MaxServers, now)
+		return o.takeOver(v, t.detection.MaxServers)
 	}
 	s, ok := t.find(v.Server)
 	if !ok {

@@ -52,6 +52,7 @@ type regional struct {
 	name    string
 	conn    *jetstream.Conn
 	all     *registry.Registry
+	stop    func() // ends the registry
 	servers []*httptest.Server
 	agents  []func()
 	events  *record
@@ -72,11 +73,7 @@ func newRegionals(t *testing.T, fleet *jetstreamtest.Fleet, servers int) map[str
 			t.Fatal(err)
 		}
 		t.Cleanup(stop)
-		r.all = newRegistry(t, r.conn, func(c *registry.Config) {
-			c.Caller, c.Detection.Unreachable = r.conn.Caller(), 3*time.Second
-		})
-		serveMethods(t, r.conn, r.all)
-		run(t, r.all.Run)
+		r.start(t)
 		for i := range servers {
 			health := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 			t.Cleanup(health.Close)
@@ -86,6 +83,16 @@ func newRegionals(t *testing.T, fleet *jetstreamtest.Fleet, servers int) map[str
 		regions[name] = r
 	}
 	return regions
+}
+
+// start starts a registry, the region's first or a standby.
+func (r *regional) start(t *testing.T) {
+	t.Helper()
+	r.all = newRegistry(t, r.conn, func(c *registry.Config) {
+		c.Caller, c.Detection.Unreachable = r.conn.Caller(), 3*time.Second
+	})
+	serveMethods(t, r.conn, r.all)
+	r.stop = run(t, r.all.Run)
 }
 
 // sees reports whether all servers of a region are in a state in the view of r.
@@ -158,6 +165,16 @@ func TestARegionIsDownOnlyWhenItsServersAre(t *testing.T) {
 			t.Errorf("a session there: %s, %s", d.Verdict, d.Reason)
 		}
 	}
+
+	// A standby that takes over knows that.
+	stop := regions[own].stop
+	regions[own].start(t)
+	jetstreamtest.Eventually(t, 5*time.Second, "a standby", regions[own].sees(cut, 3, events.StateDown, "region_down"))
+	stop()
+	jetstreamtest.Eventually(t, 5*time.Second, "it leads", func() bool {
+		_, err := regions[own].all.Methods()[registry.MethodView].Answer(t.Context(), []byte("{}"))
+		return err == nil
+	})
 
 	// It comes back, with one server that is new.
 	health := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))

@@ -104,6 +104,7 @@ func (t *Table) succeed(e Elected, now time.Time) (effects []Effect) {
 	}
 	for _, name := range sortedKeys(t.others) {
 		o := t.others[name]
+		o.open = false // what a standby wanted to know nobody has found out
 		told := string(e.Told[regionSaying(name)].State)
 		if told == regionDown && o.unreachable {
 			o.down, o.since = true, now // the leader before had that from more than is known here
@@ -139,21 +140,25 @@ func regionAsWritten(v *events.Server) string {
 
 // takeOver keeps another region's server as the bucket has it unless there is something newer.
 // A value that was written while the region was out of reach says how it counted here, not
-// how it was: any that the region sends replaces it, and until then the region is as it was.
-func (o *otherRegion) takeOver(v *events.Server, most int, now time.Time) bool {
+// how it was: the same that the region sends again replaces it.
+func (o *otherRegion) takeOver(v *events.Server, most int) bool {
 	state := regionAsWritten(v)
 	if state == "" {
 		return o.adopt(v, most) != refused
 	}
 	if o.heard.IsZero() && !o.unreachable {
-		o.unreachable, o.since = true, now
+		o.unreachable, o.since = true, v.Since
 	}
 	if o.heard.IsZero() && state == regionDown {
 		o.down = true
 	}
-	anew := *v
-	anew.State, anew.Reason, anew.Seq = events.StateSuspect, ReasonRegionUnreachable, 0
-	return o.adopt(&anew, most) != refused
+	was := *v
+	was.State, was.Reason = events.StateSuspect, ReasonRegionUnreachable
+	became := o.adopt(&was, most)
+	if became == adopted {
+		o.written[v.Server] = struct{}{}
+	}
+	return became != refused
 }
 
 // Follow lets what is due count as told, for a registry that does not lead: its own view goes

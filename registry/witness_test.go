@@ -187,3 +187,59 @@ func TestAWitnessOfBeforeSaysNothing(t *testing.T) {
 	}
 	checkState(t, table, "eu-west-1-a", events.StateDown)
 }
+
+// TestARegistryThatReachesNobodyKillsNobody cuts a registry off from its servers, by NATS and by
+// HTTP, while another region reaches them all but those that die meanwhile.
+func TestARegistryThatReachesNobodyKillsNobody(t *testing.T) {
+	for _, witnessed := range []bool{true, false} {
+		t.Run(fmt.Sprint("witnesses ", witnessed), func(t *testing.T) {
+			const seed = 1
+			w := newWorld(t, 100, 50*time.Millisecond, seed)
+			down, asked := map[string]time.Time{}, 0
+			var answers []registry.Witnessed
+			w.seen = func(e registry.Effect) {
+				switch e := e.(type) {
+				case registry.StateChanged:
+					if e.State.State == events.StateDown {
+						down[e.State.Server] = w.now
+					}
+				case registry.WitnessDue:
+					asked++
+					dead := w.byID[e.Server].dead
+					answers = append(answers, registry.Witnessed{Server: e.Server, Boot: e.Boot, Good: !dead, Failed: dead})
+				}
+			}
+			w.blind = true
+			for _, s := range w.servers {
+				s.mute = w.now.Add(time.Minute)
+			}
+			for i := range 60 * 20 {
+				if witnessed && i%20 == 0 {
+					w.reduce(region("us-east-1", 1))
+				}
+				if i == 15*20 {
+					w.kill(w.servers[7])
+				}
+				w.step()
+				answered := answers
+				answers = nil
+				for _, a := range answered {
+					w.reduce(a)
+				}
+			}
+			if !witnessed {
+				if len(down) == 0 {
+					t.Error("without witnesses nobody dies: this test shows nothing")
+				}
+				return
+			}
+			died, ok := down[w.servers[7].id]
+			if len(down) != 1 || !ok || died.Sub(w.servers[7].since) > 5*time.Second {
+				t.Errorf("down are %v, want only %s, within 5 s of %v", down, w.servers[7].id, w.servers[7].since)
+			}
+			if most := 100 * 30; asked > most {
+				t.Errorf("asked %d times in a minute, want at most %d", asked, most)
+			}
+		})
+	}
+}

@@ -74,6 +74,7 @@ func RunRegistry(ctx context.Context, c RegistryConfig) (err error) {
 		return nil
 	}
 	g.Go(func() error {
+		// The registries of a region share requests, so one that knows nothing yet takes none.
 		if !await(ctx, able) {
 			return nil
 		}
