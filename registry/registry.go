@@ -84,12 +84,14 @@ type Registry struct {
 	// The fields below belong to the loop. term is the one in which it goes on from the leader
 	// before; told is what was heard of leaders, with holes if unsure. shown counts the table's changes that the view
 	// has, since shownAt.
-	table   *Table
-	term    uint64
-	told    Sayings
-	unsure  bool
-	shown   uint64
-	shownAt time.Time
+	table *Table
+	// heartbeat is the one that is being folded.
+	heartbeat events.Heartbeat
+	term      uint64
+	told      Sayings
+	unsure    bool
+	shown     uint64
+	shownAt   time.Time
 }
 
 // New returns a registry, or the first fault of its configuration. It does no I/O.
@@ -267,9 +269,13 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 		r.reduce(ctx, g, Gap{}, time.Now())
 		signal(r.reread)
 	}
-	for _, item := range batch {
+	for i := range batch {
+		item := &batch[i]
+		if item.event == nil && r.scan(ctx, g, item) {
+			continue
+		}
 		if item.event == nil {
-			item.event = r.decode(&item)
+			item.event = r.decode(item)
 		}
 		if elected, ok := item.event.(Elected); ok {
 			r.succeed(ctx, g, elected)
@@ -277,6 +283,18 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 			r.reduce(ctx, g, item.event, item.at)
 		}
 	}
+	r.inbox.give(batch)
+}
+
+// scan folds the message if it is a plain heartbeat, as nearly all are.
+func (r *Registry) scan(ctx context.Context, g *errgroup.Group, i *item) bool {
+	_, server, ok := events.HeartbeatSender(i.subject)
+	if !ok || !events.ScanHeartbeat(i.subject, i.data, &r.heartbeat, r.table.last(server)) {
+		return false
+	}
+	r.metrics.heartbeats.Inc()
+	r.act(ctx, g, r.table.heartbeat(HeartbeatSeen{Heartbeat: &r.heartbeat, Stored: i.stored}, i.at))
+	return true
 }
 
 // decode returns the message as an event of the table, nil for one that is skipped.
@@ -305,7 +323,12 @@ func (r *Registry) decode(i *item) Event {
 
 // reduce folds one event and does what the table wants done.
 func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now time.Time) {
-	for _, effect := range r.table.Reduce(e, now) {
+	r.act(ctx, g, r.table.Reduce(e, now))
+}
+
+// act does what the table wants done.
+func (r *Registry) act(ctx context.Context, g *errgroup.Group, effects []Effect) {
+	for _, effect := range effects {
 		switch effect := effect.(type) {
 		case StateChanged:
 			r.metrics.changes.WithLabelValues(string(effect.State.State)).Inc()

@@ -12,7 +12,8 @@ import (
 // SequenceSeen, Restored, Elected, Disconnected, Reported, Gap and Ticked.
 type Event interface{ event() }
 
-// HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.
+// HeartbeatSeen is a heartbeat of the own region. The table keeps none of it but its strings and
+// its Replication, which is not changed afterwards.
 type HeartbeatSeen struct {
 	Heartbeat *events.Heartbeat
 	// Stored says that it was read from a stream: its facts count, but it is no sign of life,
@@ -160,6 +161,14 @@ func (t *Table) find(id string) (s *server, ok bool) {
 	at, _ := slices.BinarySearchFunc(t.order, id, byID)
 	t.order = slices.Insert(t.order, at, s)
 	return s, true
+}
+
+// last returns what a server has said last, of its members the first; nil if it is not known.
+func (t *Table) last(id string) *events.Heartbeat {
+	if s, ok := t.own[id]; ok && len(s.members) > 0 {
+		return s.members[0].counts.last
+	}
+	return nil
 }
 
 // remove forgets an own server.
