@@ -76,6 +76,34 @@ func BenchmarkSnapshot(b *testing.B) {
 	}
 }
 
+// BenchmarkChangedView makes the view after ten servers have changed, in one region and where
+// they are spread over twelve.
+func BenchmarkChangedView(b *testing.B) {
+	for _, regions := range []int{1, 12} {
+		b.Run(fmt.Sprintf("regions=%d", regions), func(b *testing.B) {
+			list := make([]*events.Server, fleet)
+			for i := range list {
+				s := remote(fmt.Sprintf("s-%05d", i), 1)
+				s.Region = fmt.Sprintf("region-%02d", i*regions/fleet)
+				list[i] = &s
+			}
+			var current atomic.Int64
+			series := registry.NewSeries(&current)
+			series.All(list, start)
+			changed := make([]*events.Server, 10)
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				for i := range changed {
+					v := *list[(n*10+i)%fleet]
+					v.Load.Utilisation = float64(n%97) / 100
+					changed[i] = &v
+				}
+				series.Next(changed, nil, start)
+			}
+		})
+	}
+}
+
 // BenchmarkTick judges all servers, of which none is silent.
 func BenchmarkTick(b *testing.B) {
 	table, _ := filled()
@@ -94,6 +122,24 @@ func BenchmarkTellAll(b *testing.B) {
 		now = now.Add(time.Second)
 		table.Reduce(registry.Gap{}, now)
 		table.Tell(now)
+	}
+}
+
+// BenchmarkViewRead reads all servers of a view.
+func BenchmarkViewRead(b *testing.B) {
+	table, _ := filled()
+	view := viewOf(table)
+	b.ReportAllocs()
+	for b.Loop() {
+		up := 0
+		for _, s := range view.Servers {
+			if s.State == events.StateUp {
+				up++
+			}
+		}
+		if up != fleet || view.Age(start) < 0 {
+			b.Fatal("not all")
+		}
 	}
 }
 

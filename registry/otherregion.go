@@ -44,16 +44,18 @@ const (
 	maxSequence = 1 << 62
 )
 
-// shown returns a server as it counts here: one of a region out of reach is suspect.
-func (o *otherRegion) shown(s *events.Server) events.Server {
+// shown returns a server as it counts here: one of a region out of reach is suspect, and what
+// protected it was given by who is not heard any more.
+func (o *otherRegion) shown(s *events.Server) *events.Server {
+	if !o.unreachable {
+		return s
+	}
 	v := *s
-	if o.unreachable && v.State == events.StateUp {
+	v.Protection = ""
+	if v.State == events.StateUp {
 		v.State, v.Reason = events.StateSuspect, reasonNoUpdates
 	}
-	if o.unreachable {
-		v.Protection = "" // it was given by who is not heard any more
-	}
-	return v
+	return &v
 }
 
 // find returns the index of a server, or where it belongs.
@@ -90,6 +92,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 	}
 	if u.Full && u.Seq < o.seq && u.At.After(o.at) {
 		o.restart()
+		t.afresh = true
 	}
 	if o.at.IsZero() || now.Sub(o.seen) >= lapse {
 		t.fullDue = true // who was not heard did not hear either

@@ -70,12 +70,13 @@ func (p *projector) read(ctx context.Context) ([]events.Server, map[string]uint6
 	}
 	revisions := make(map[string]uint64, len(entries))
 	var servers []events.Server
-	for _, e := range entries {
+	for i := range entries {
+		e := &entries[i]
 		if e.Deleted {
 			continue
 		}
 		revisions[e.Key] = e.Revision
-		if s, ok := decodeServer(e); ok {
+		if s, ok := decodeServer(e, nil); ok {
 			servers = append(servers, *s)
 		}
 	}
@@ -102,8 +103,8 @@ func (p *projector) want(told Told) {
 		return
 	}
 	p.mu.Lock()
-	for i := range told.Values {
-		p.wanted[told.Values[i].Key()] = &told.Values[i]
+	for _, s := range told.Values {
+		p.wanted[s.Key()] = s
 	}
 	for _, key := range told.Gone {
 		p.wanted[key] = nil

@@ -57,6 +57,8 @@ type server struct {
 	evidence
 	flaps
 	told
+	// shown is the value as it was told last, nil if it was not yet. It is not changed.
+	shown   *events.Server
 	removed bool
 }
 
@@ -185,6 +187,7 @@ func (t *Table) restore(list []events.Server, now time.Time) (effects []Effect) 
 		t.seq += seqLeap
 	}
 	t.changes++
+	t.afresh = true
 	return effects
 }
 
@@ -202,6 +205,7 @@ func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 	if len(s.members) == 0 {
 		s.value = *v
 		s.value.Protection = ""
+		s.shown = nil
 		s.told = told{at: now, utilisation: v.Load.Utilisation, capacity: v.Capacity}
 	}
 	return true

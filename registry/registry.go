@@ -90,6 +90,7 @@ type Registry struct {
 	term      uint64
 	told      Sayings
 	unsure    bool
+	series    *Series
 	shown     uint64
 	shownAt   time.Time
 }
@@ -112,6 +113,7 @@ func New(c Config) (*Registry, error) {
 		probes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
 		table: NewTable(c.Region, c.Detection), told: Sayings{},
 	}
+	r.series = NewSeries(&r.current)
 	r.leader = newLeader(c.Name, c.Lease, c.Log, r.metrics, r.elected)
 	leadership(c.Metrics, r.leader.leads)
 	r.journal = newJournal(c.Bus, c.Log, r.metrics, r.leader.leads)
@@ -450,8 +452,8 @@ func (r *Registry) probe(ctx context.Context, due ProbeDue) {
 // show makes a new view of the table.
 func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
-	servers := r.table.Servers()
-	r.metrics.count(r.cfg.Region, servers)
-	r.view.Store(NewView(servers, seqsOf(servers), &r.current, now))
+	v := r.table.View(r.series, now)
+	r.metrics.count(r.cfg.Region, v.Servers)
+	r.view.Store(v)
 	r.shown, r.shownAt = r.table.Changes(), now
 }

@@ -104,6 +104,7 @@ type Table struct {
 	gap, ticked time.Time
 	protection
 	telling
+	showing
 }
 
 // NewTable returns the table of a region's registry.
@@ -116,26 +117,37 @@ func NewTable(region string, d Detection) *Table {
 
 // Servers returns the servers of all regions as they count here, sorted by region and id.
 func (t *Table) Servers() []events.Server {
-	total := len(t.order)
+	list := make([]events.Server, 0, t.size())
+	t.each(func(s *server) { list = append(list, s.value) }, func(v *events.Server) { list = append(list, *v) })
+	return list
+}
+
+// size returns how many servers there are.
+func (t *Table) size() int {
+	n := len(t.order)
 	for _, o := range t.others {
-		total += len(o.servers)
+		n += len(o.servers)
 	}
-	list := make([]events.Server, 0, total)
+	return n
+}
+
+// each calls own with each server of the own region and other with each of the others as it
+// counts here, sorted by region and id.
+func (t *Table) each(own func(*server), other func(*events.Server)) {
 	names := append(sortedKeys(t.others), t.region)
 	slices.Sort(names)
 	for _, name := range names {
 		if name == t.region {
 			for _, s := range t.order {
-				list = append(list, s.value)
+				own(s)
 			}
 			continue
 		}
 		o := t.others[name]
-		for i := range o.servers {
-			list = append(list, o.shown(o.servers[i]))
+		for _, v := range o.servers {
+			other(o.shown(v))
 		}
 	}
-	return list
 }
 
 // Sees returns the age of the last update of each other region, in milliseconds.

@@ -60,7 +60,7 @@ type Told struct {
 	// Updates are for other regions, in order.
 	Updates []*events.ViewUpdate
 	// Values are for the bucket; the keys in Gone are to be removed from it.
-	Values []events.Server
+	Values []*events.Server
 	Gone   []string
 }
 
@@ -86,6 +86,7 @@ func (t *Table) due(s *server, urgent bool) {
 // dueKey marks a server of another region as changed, or any as gone.
 func (t *Table) dueKey(key string) {
 	t.changes++
+	t.show(key)
 	t.dueKeys[key] = struct{}{}
 }
 
@@ -133,7 +134,7 @@ func (t *Table) Tell(now time.Time) Told {
 // tellKeys tells the bucket of other regions' servers, and of those that are gone.
 func (t *Table) tellKeys(out *Told) {
 	for _, key := range sortedKeys(t.dueKeys) {
-		if v, ok := t.get(key); ok {
+		if v := t.get(key); v != nil {
 			out.Values = append(out.Values, v)
 		} else {
 			out.Gone = append(out.Gone, key)
@@ -142,18 +143,18 @@ func (t *Table) tellKeys(out *Told) {
 	clear(t.dueKeys)
 }
 
-// get returns the server under a key of the bucket.
-func (t *Table) get(key string) (events.Server, bool) {
+// get returns the server under a key of the bucket, nil if there is none.
+func (t *Table) get(key string) *events.Server {
 	region, id, _ := strings.Cut(key, ".")
 	if s, ok := t.own[id]; ok && region == t.region {
-		return s.value, true
+		return s.copied()
 	}
 	if o, ok := t.others[region]; ok {
 		if at, ok := o.find(id); ok {
-			return o.shown(o.servers[at]), true
+			return o.shown(o.servers[at])
 		}
 	}
-	return events.Server{}, false
+	return nil
 }
 
 // refresh marks servers as changed whose values are old, at most twice as many as come due
@@ -208,7 +209,8 @@ func (t *Table) stamp(out *Told, s *server, now time.Time) {
 	s.value.Seq = t.seq
 	t.changes++
 	s.told = told{at: now, utilisation: s.value.Load.Utilisation, capacity: s.value.Capacity}
-	out.Values = append(out.Values, s.value)
+	t.showOwn(s)
+	out.Values = append(out.Values, s.shown)
 }
 
 func (t *Table) newUpdate(list []*server, now time.Time) *events.ViewUpdate {

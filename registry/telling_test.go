@@ -173,7 +173,10 @@ func TestTheCountGoesOnAfterARestart(t *testing.T) {
 		for _, u := range told.Updates {
 			other.Reduce(registry.UpdateSeen{Update: u}, at(now))
 		}
-		return told.Values
+		for _, v := range told.Values {
+			values = append(values, *v)
+		}
+		return values
 	}
 	before.Reduce(live(beat("eu-west-1-a", boot(1), 1)), at(0))
 	bucket := pass(before, 0)
