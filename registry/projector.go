@@ -19,8 +19,10 @@ var ErrFenced = errors.New("another registry has written")
 
 // Times and bounds of the projector.
 const (
-	// maxWrites is how many writes are under way at once, each of another key.
-	maxWrites = 128
+	// maxWrites is how many writes are under way at once, each of another key. Those of new
+	// states are first; others are written so many at a time, that a new state waits for no more.
+	maxWrites  = 128
+	maxPatient = 64
 	// writeTimeout bounds one write.
 	writeTimeout = 2 * time.Second
 	// A write that failed is tried again after the first of these, then ever later.
@@ -41,10 +43,14 @@ type projector struct {
 	leads func() bool
 	wake  chan struct{}
 
-	// mu guards wanted: what is to be written, nil for a key to remove, of each key the
-	// newest; and fresh: revisions that were read at an election, nil once they are taken.
+	// mu guards the fields below. wanted is what is to be written, nil for a key to remove, of
+	// each key the newest; urgent are those keys of it whose state has changed since the one
+	// in states, which was wanted before. fresh are revisions that were read at an election,
+	// nil once they are taken.
 	mu     sync.Mutex
 	wanted map[string]*events.Server
+	urgent map[string]struct{}
+	states map[string]events.State
 	fresh  map[string]uint64
 
 	// The fields below belong to run. revisions are those of the keys as last read or
@@ -57,7 +63,8 @@ type projector struct {
 func newProjector(region string, store Store, log *slog.Logger, m *metrics, counted func(uint64), leads func() bool) *projector {
 	return &projector{
 		region: region, store: store, log: log, metrics: m, counted: counted, leads: leads, wake: make(chan struct{}, 1),
-		wanted: map[string]*events.Server{}, revisions: map[string]uint64{},
+		wanted: map[string]*events.Server{}, urgent: map[string]struct{}{}, states: map[string]events.State{},
+		revisions: map[string]uint64{},
 	}
 }
 
@@ -94,6 +101,7 @@ func (p *projector) elected(ctx context.Context) ([]events.Server, error) {
 	defer p.mu.Unlock()
 	p.fresh = revisions
 	clear(p.wanted)
+	clear(p.urgent)
 	return servers, nil
 }
 
@@ -104,10 +112,16 @@ func (p *projector) want(told Told) {
 	}
 	p.mu.Lock()
 	for _, s := range told.Values {
-		p.wanted[s.Key()] = s
+		key := s.Key()
+		p.wanted[key] = s
+		if p.states[key] != s.State {
+			p.states[key] = s.State
+			p.urgent[key] = struct{}{}
+		}
 	}
 	for _, key := range told.Gone {
 		p.wanted[key] = nil
+		delete(p.states, key)
 	}
 	p.mu.Unlock()
 	signal(p.wake)
@@ -149,13 +163,46 @@ func (p *projector) drain(ctx context.Context) {
 // flush writes all that is wanted, each key once. What failed is wanted again, unless there
 // is something newer.
 func (p *projector) flush(ctx context.Context) error {
+	for {
+		batch, more := p.take()
+		if err := p.write(ctx, batch); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// take returns what is to be written next, and whether there is more.
+func (p *projector) take() (batch map[string]*events.Server, more bool) {
 	p.mu.Lock()
-	batch := p.wanted
-	p.wanted = make(map[string]*events.Server)
+	defer p.mu.Unlock()
 	if p.fresh != nil {
 		p.revisions, p.fresh, p.unsure = p.fresh, nil, false
 	}
-	p.mu.Unlock()
+	if len(p.wanted) <= maxPatient {
+		batch = p.wanted
+		p.wanted = make(map[string]*events.Server)
+		clear(p.urgent)
+		return batch, false
+	}
+	batch = make(map[string]*events.Server, len(p.urgent)+maxPatient)
+	for key := range p.urgent {
+		batch[key] = p.wanted[key]
+		delete(p.wanted, key)
+	}
+	clear(p.urgent)
+	patient := 0
+	for key, s := range p.wanted {
+		if patient++; patient > maxPatient {
+			break
+		}
+		batch[key] = s
+		delete(p.wanted, key)
+	}
+	return batch, len(p.wanted) > 0
+}
+
+// write writes a batch.
+func (p *projector) write(ctx context.Context, batch map[string]*events.Server) error {
 	if len(batch) == 0 || !p.leads() {
 		return nil // the next leader writes every value anew
 	}

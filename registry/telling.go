@@ -34,11 +34,11 @@ type telling struct {
 	// seq is the sequence of the last view update.
 	seq uint64
 	// dueOwn are the own servers that changed, urgent says that one of them did so in more
-	// than its load. dueKeys are the keys of other regions' servers that changed, and of all
-	// that are gone.
-	dueOwn  []*server
-	urgent  bool
-	dueKeys map[string]struct{}
+	// than its load, and dueNow are those that did. dueKeys are the keys of other regions'
+	// servers that changed, and of all that are gone.
+	dueOwn, dueNow []*server
+	urgent         bool
+	dueKeys        map[string]struct{}
 	// fullDue asks for a full update before its time.
 	fullDue        bool
 	toldAt, fullAt time.Time
@@ -51,8 +51,15 @@ type told struct {
 	at          time.Time
 	utilisation float64
 	capacity    int
-	// due says that it has changed since.
-	due bool
+	// due says that it has changed since, dueNow that it did so in more than its load; ahead
+	// that the bucket was told of it, ahead of the update.
+	due, dueNow, ahead bool
+}
+
+// toldAhead reports whether the bucket has what the update of this sequence says of a server.
+func (s *server) toldAhead(seq uint64) bool {
+	return s.ahead && !s.dueNow && s.shown.Seq == seq && s.shown.SeenAt.Equal(s.value.SeenAt) &&
+		s.shown.Load == s.value.Load && s.shown.Capacity == s.value.Capacity
 }
 
 // Told is what a table has to tell.
@@ -76,7 +83,13 @@ func (t *Table) counted(seq uint64) {
 
 // due marks an own server as changed.
 func (t *Table) due(s *server, urgent bool) {
-	t.urgent = t.urgent || urgent
+	if urgent {
+		t.urgent = true
+		if !s.dueNow {
+			s.dueNow = true
+			t.dueNow = append(t.dueNow, s)
+		}
+	}
 	if !s.due {
 		s.due = true
 		t.dueOwn = append(t.dueOwn, s)
@@ -108,16 +121,18 @@ func (t *Table) weigh(s *server, before *events.Server) {
 }
 
 // Tell returns what is due to be told. Changes of other regions are due at once; of the own,
-// a change of state at once but at most every 50 ms, of load each second, and everything
-// every 30 s. Each value has the sequence of the update that brings it.
+// a change of state at once, but for updates at most every 50 ms; of load each second, and
+// everything every 30 s. Each value has the sequence of the update that brings it.
 func (t *Table) Tell(now time.Time) Told {
 	var out Told
 	t.tellKeys(&out)
 	since := now.Sub(t.toldAt)
 	beat := since >= beatEvery
 	if soon := t.urgent && since >= tellEvery; !beat && !soon {
+		t.tellNow(&out)
 		return out
 	}
+	t.dueNow = t.dueNow[:0] // all are due
 	if beat {
 		t.refresh(now)
 	}
@@ -129,6 +144,20 @@ func (t *Table) Tell(now time.Time) Told {
 	}
 	t.dueOwn, t.urgent, t.toldAt = t.dueOwn[:0], false, now
 	return out
+}
+
+// tellNow tells the bucket of own servers ahead of the update that is to bring them.
+func (t *Table) tellNow(out *Told) {
+	for _, s := range t.dueNow {
+		s.dueNow = false
+		if !s.removed {
+			s.value.Seq, s.ahead = t.seq+1, true
+			t.changes++
+			t.showOwn(s)
+			out.Values = append(out.Values, s.shown)
+		}
+	}
+	t.dueNow = t.dueNow[:0]
 }
 
 // tellKeys tells the bucket of other regions' servers, and of those that are gone.
@@ -206,9 +235,13 @@ func (t *Table) stamp(out *Told, s *server, now time.Time) {
 	if s.removed {
 		return
 	}
+	known := s.toldAhead(t.seq)
 	s.value.Seq = t.seq
-	t.changes++
 	s.told = told{at: now, utilisation: s.value.Load.Utilisation, capacity: s.value.Capacity}
+	if known {
+		return
+	}
+	t.changes++
 	t.showOwn(s)
 	out.Values = append(out.Values, s.shown)
 }
