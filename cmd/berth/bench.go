@@ -52,15 +52,14 @@ func (c *benchSideCmd) Run(p *program) error {
 
 // benchLoadCmd is a child of a bench: the fleet.
 type benchLoadCmd struct {
-	Address     string        `required:"" help:"NATS server."`
-	Servers     int           `required:"" help:"Size of the fleet."`
-	Connections int           `required:"" help:"Connections of the fleet."`
-	Interval    time.Duration `required:"" help:"Heartbeat interval."`
+	Address     string `required:"" help:"NATS server."`
+	Servers     int    `required:"" help:"Size of the fleet."`
+	Connections int    `required:"" help:"Connections of the fleet."`
 }
 
 // Run sends as it is told until standard input ends.
 func (c *benchLoadCmd) Run(p *program) error {
 	return bench.Load(p.ctx, bench.LoadConfig{
-		Address: c.Address, Servers: c.Servers, Connections: c.Connections, Interval: c.Interval,
+		Address: c.Address, Servers: c.Servers, Connections: c.Connections,
 	}, p.stdin, p.stdout)
 }

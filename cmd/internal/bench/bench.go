@@ -106,9 +106,9 @@ func (r *run) side(ctx context.Context, floor bool) (*child, SideReport, error) 
 }
 
 // load starts a generator for the NATS of a side.
-func (r *run) load(ctx context.Context, side SideReport, connections int, interval time.Duration) (*child, error) {
+func (r *run) load(ctx context.Context, side SideReport, connections int) (*child, error) {
 	return start(ctx, r.Program, "bench", "load", "--address", strings.TrimPrefix(side.URL, "nats://"),
-		"--servers", fmt.Sprint(r.Servers), "--connections", fmt.Sprint(connections), "--interval", interval.String())
+		"--servers", fmt.Sprint(r.Servers), "--connections", fmt.Sprint(connections))
 }
 
 // Times of waiting for a side.

@@ -66,7 +66,7 @@ func (r *run) flips(ctx context.Context, p *peers) ([]time.Duration, error) {
 	defer cancel()
 	beats := make([]*events.Heartbeat, flippers)
 	for i := range beats {
-		beats[i] = Heartbeat(i, 2*time.Second)
+		beats[i] = Heartbeat(i)
 		beats[i].Server = fmt.Sprintf("flip-%02d", i)
 	}
 	watch := stopwatch{began: map[string]time.Time{}}

@@ -22,8 +22,6 @@ type LoadConfig struct {
 	Address string
 	// Servers is how many servers there are, over so many Connections.
 	Servers, Connections int
-	// Interval is the heartbeat interval that they announce.
-	Interval time.Duration
 }
 
 // Load sends heartbeats as it is told on in, one order a line: the rate per second (0: as fast
@@ -43,7 +41,7 @@ func Load(ctx context.Context, c LoadConfig, in io.Reader, out io.Writer) error 
 		g.wires = append(g.wires, w)
 	}
 	for i := range c.Servers {
-		s, err := newSender(i, c.Interval)
+		s, err := newSender(i)
 		if err != nil {
 			return err
 		}
@@ -183,8 +181,8 @@ const (
 	markLoad = 0.424242
 )
 
-func newSender(i int, interval time.Duration) (*sender, error) {
-	h := Heartbeat(i, interval)
+func newSender(i int) (*sender, error) {
+	h := Heartbeat(i)
 	h.Seq, h.Load.Utilisation = markSeq, markLoad
 	data, err := events.Encode(h)
 	if err != nil {

@@ -35,7 +35,7 @@ func (r *run) views(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, side.close()) }()
-	load, err := r.load(ctx, first, connections, time.Second)
+	load, err := r.load(ctx, first, connections)
 	if err != nil {
 		return err
 	}
