@@ -191,6 +191,29 @@ func TestScanHeartbeat(t *testing.T) {
 	}
 }
 
+func TestViewSequence(t *testing.T) {
+	data := read(t, "view.json")
+	var u events.ViewUpdate
+	if err := json.Unmarshal(data, &u); err != nil {
+		t.Fatal(err)
+	}
+	subject := u.Subject().String()
+	if got, err := events.ViewSequence(subject, data); err != nil || got != u.Seq {
+		t.Errorf("sequence %d (%v), want %d", got, err, u.Seq)
+	}
+	for name, data := range map[string][]byte{
+		"another region":          []byte(`{"version":1,"region":"mars-1","seq":1,"at":"2026-11-01T12:00:00Z"}`),
+		"no sequence":             []byte(`{"version":1,"region":"` + u.Region + `","at":"2026-11-01T12:00:00Z"}`),
+		"a version of the future": []byte(`{"version":2,"region":"` + u.Region + `","seq":1,"at":"2026-11-01T12:00:00Z"}`),
+		"half of it":              data[:len(data)/2],
+		"too large":               make([]byte, events.MaxSize+1),
+	} {
+		if got, err := events.ViewSequence(subject, data); err == nil {
+			t.Errorf("%s: sequence %d", name, got)
+		}
+	}
+}
+
 // TestScanKnowsEveryField: a field that is added to a heartbeat or a server needs its line in
 // the scanner, or it is lost, or slow.
 func TestScanKnowsEveryField(t *testing.T) {

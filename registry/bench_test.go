@@ -1,6 +1,8 @@
 package registry_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -151,6 +153,32 @@ func BenchmarkViewServer(b *testing.B) {
 	for b.Loop() {
 		if _, ok := view.Server("eu-west-1-07777"); !ok {
 			b.Fatal("not found")
+		}
+	}
+}
+
+// BenchmarkFreshView makes the first view of a follower from what its watch brings.
+func BenchmarkFreshView(b *testing.B) {
+	entries := make([]registry.Entry, fleet)
+	for i := range entries {
+		s := remote(fmt.Sprintf("s-%05d", (i*7919)%fleet), uint64(i+1))
+		s.Region = "eu-west-1"
+		data, err := json.Marshal(&s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		entries[i] = registry.Entry{Key: s.Key(), Value: data, Revision: uint64(i + 1)}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		ctx, cancel := context.WithCancel(b.Context())
+		f := registry.NewFollower(script(func(ctx context.Context, apply func([]registry.Entry, bool), _ func(time.Time)) error {
+			apply(entries, true)
+			<-ctx.Done()
+			return nil
+		}), func(*registry.View) { cancel() }, nil)
+		if err := f.Run(ctx); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -85,6 +85,8 @@ type Registry struct {
 	// before; told is what was heard of leaders, with holes if unsure. shown counts the table's changes that the view
 	// has, since shownAt.
 	table *Table
+	// ownView is the subject of the own region's view updates.
+	ownView string
 	// heartbeat is the one that is being folded.
 	heartbeat events.Heartbeat
 	term      uint64
@@ -112,6 +114,7 @@ func New(c Config) (*Registry, error) {
 		cfg: c, log: c.Log, metrics: newMetrics(c.Metrics), inbox: newInbox(), reread: make(chan struct{}, 1),
 		probes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
 		table: NewTable(c.Region, c.Detection), told: Sayings{},
+		ownView: events.Subject{Kind: events.KindView, Region: c.Region}.String(),
 	}
 	r.series = NewSeries(&r.current)
 	r.leader = newLeader(c.Name, c.Lease, c.Log, r.metrics, r.elected)
@@ -301,6 +304,11 @@ func (r *Registry) scan(ctx context.Context, g *errgroup.Group, i *item) bool {
 
 // decode returns the message as an event of the table, nil for one that is skipped.
 func (r *Registry) decode(i *item) Event {
+	if i.subject == r.ownView {
+		if seq, err := events.ViewSequence(i.subject, i.data); err == nil {
+			return SequenceSeen{seq}
+		}
+	}
 	e, err := events.Decode(i.subject, i.data)
 	switch e := e.(type) {
 	case *events.Heartbeat:
