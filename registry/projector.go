@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/berthhq/berth/events"
 )
 
@@ -22,8 +20,8 @@ const (
 	// maxWrites is how many writes are under way at once, each of another key. Those of new
 	// states are first; others are written so many at a time, that a new state waits for no more.
 	maxWrites  = 128
-	maxPatient = 64
-	// writeTimeout bounds one write.
+	maxPatient = 16
+	// writeTimeout bounds the writes of one batch.
 	writeTimeout = 2 * time.Second
 	// A write that failed is tried again after the first of these, then ever later.
 	writeFirstRetry = 20 * time.Millisecond
@@ -214,42 +212,83 @@ func (p *projector) write(ctx context.Context, batch map[string]*events.Server) 
 			return err
 		}
 	}
-	var mu sync.Mutex // guards revisions and first
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
 	var first error
-	var g errgroup.Group
-	g.SetLimit(maxWrites)
-	for _, key := range sortedKeys(batch) {
-		revision := p.revision(&mu, key)
-		if batch[key] == nil && revision == 0 {
-			continue
+	keys := sortedKeys(batch)
+	for len(keys) > 0 {
+		n := min(len(keys), maxWrites)
+		if err := p.writeSome(ctx, keys[:n], batch); err != nil && (first == nil || errors.Is(first, ErrFenced)) {
+			first = err
 		}
-		g.Go(func() error {
-			written, err := p.put(ctx, key, batch[key], revision)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err != nil:
-				p.unsure = true
-				if first == nil || errors.Is(first, ErrFenced) {
-					first = err
-				}
-				p.again(key, batch[key])
-			case batch[key] == nil:
-				delete(p.revisions, key)
-			default:
-				p.revisions[key] = written
-			}
-			return nil
-		})
+		keys = keys[n:]
 	}
-	_ = g.Wait() // each result was taken
 	return first
 }
 
-func (p *projector) revision(mu *sync.Mutex, key string) uint64 {
-	mu.Lock()
-	defer mu.Unlock()
-	return p.revisions[key]
+// writeSome writes the values of some keys of a batch, all at once.
+func (p *projector) writeSome(ctx context.Context, keys []string, batch map[string]*events.Server) (first error) {
+	ends := make([]func(context.Context) (uint64, error), len(keys))
+	for i, key := range keys {
+		ends[i] = p.begin(key, batch[key])
+	}
+	for i, key := range keys {
+		if ends[i] == nil {
+			continue
+		}
+		written, err := ends[i](ctx)
+		p.count(err)
+		switch {
+		case err != nil:
+			p.unsure = true
+			if first == nil || errors.Is(first, ErrFenced) {
+				first = fmt.Errorf("write %s: %w", key, err)
+			}
+			p.again(key, batch[key])
+		case batch[key] == nil:
+			delete(p.revisions, key)
+		default:
+			p.revisions[key] = written
+		}
+	}
+	return first
+}
+
+// begin starts to write one key; nil if there is nothing to write.
+func (p *projector) begin(key string, s *events.Server) (end func(context.Context) (uint64, error)) {
+	failed := func(err error) func(context.Context) (uint64, error) {
+		return func(context.Context) (uint64, error) { return 0, err }
+	}
+	revision := p.revisions[key]
+	if s == nil {
+		if revision == 0 {
+			return nil
+		}
+		if !p.leads() {
+			return failed(ErrFenced)
+		}
+		return p.store.Begin(key, nil, revision)
+	}
+	value, err := json.Marshal(s)
+	switch {
+	case err != nil:
+		return failed(fmt.Errorf("encode server: %w", err))
+	case !p.leads():
+		return failed(ErrFenced)
+	}
+	return p.store.Begin(key, value, revision)
+}
+
+// count counts how a write went.
+func (p *projector) count(err error) {
+	outcome := "written"
+	switch {
+	case errors.Is(err, ErrFenced):
+		outcome = "fenced"
+	case err != nil:
+		outcome = "failed"
+	}
+	p.metrics.writes.WithLabelValues(outcome).Inc()
 }
 
 // reload reads the revisions anew. What this registry heard is newer than what it reads, so
@@ -278,33 +317,4 @@ func (p *projector) again(key string, s *events.Server) {
 	if _, newer := p.wanted[key]; !newer {
 		p.wanted[key] = s
 	}
-}
-
-// put writes one key, and counts how it went.
-func (p *projector) put(ctx context.Context, key string, s *events.Server, revision uint64) (uint64, error) {
-	var value []byte
-	if s != nil {
-		var err error
-		if value, err = json.Marshal(s); err != nil {
-			return 0, fmt.Errorf("encode server %s: %w", key, err)
-		}
-	}
-	if !p.leads() {
-		return 0, fmt.Errorf("write %s: %w", key, ErrFenced)
-	}
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	written, err := p.store.Put(ctx, key, value, revision)
-	outcome := "written"
-	switch {
-	case errors.Is(err, ErrFenced):
-		outcome = "fenced"
-	case err != nil:
-		outcome = "failed"
-	}
-	p.metrics.writes.WithLabelValues(outcome).Inc()
-	if err != nil {
-		return 0, fmt.Errorf("write %s: %w", key, err)
-	}
-	return written, nil
 }
