@@ -101,6 +101,14 @@ const (
 )
 
 func (h *Heartbeat) check() error {
+	if err := h.checkFields(); err != nil {
+		return err
+	}
+	return checkURLs(h.URL, h.HealthURL, h.AuthURL)
+}
+
+// checkFields checks all but the URLs.
+func (h *Heartbeat) checkFields() error {
 	if err := checkHeader(h.Version, h.At); err != nil {
 		return err
 	}
@@ -124,10 +132,7 @@ func (h *Heartbeat) check() error {
 	if err := h.Load.check(); err != nil {
 		return err
 	}
-	if err := h.Location.check(); err != nil {
-		return err
-	}
-	return checkURLs(h.URL, h.HealthURL, h.AuthURL)
+	return h.Location.check()
 }
 
 func (l Load) check() error {

@@ -1,6 +1,9 @@
 package events
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Server is one server as the registry of its region sees it: an element of a view update
 // and the value of its key in berth_servers.
@@ -107,6 +110,30 @@ type ViewUpdate struct {
 
 // Subject returns view.<region>.
 func (u *ViewUpdate) Subject() Subject { return Subject{Kind: KindView, Region: u.Region} }
+
+// ViewSequence returns the sequence of a view update that arrived on subject, and leaves its
+// servers unread. It fails as Decode does, but for faults of what it does not read.
+func ViewSequence(subject string, data []byte) (uint64, error) {
+	var head struct {
+		Version int       `json:"version"`
+		Region  string    `json:"region"`
+		Seq     uint64    `json:"seq"`
+		At      time.Time `json:"at"`
+	}
+	if len(data) > MaxSize {
+		return 0, malformed("%s: %d bytes, at most %d are read", subject, len(data), MaxSize)
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return 0, malformed("%s: %v", subject, err)
+	}
+	if err := checkHeader(head.Version, head.At); err != nil {
+		return 0, err
+	}
+	if got := (Subject{Kind: KindView, Region: head.Region}).String(); got != subject || head.Seq == 0 {
+		return 0, malformed("payload of %s arrived on %s", got, subject)
+	}
+	return head.Seq, nil
+}
 
 func (u *ViewUpdate) check() error {
 	if err := checkHeader(u.Version, u.At); err != nil {

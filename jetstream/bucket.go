@@ -178,10 +178,14 @@ func (b *Bucket) Begin(key string, data []byte, revision uint64, ttl time.Durati
 // Delete removes a key if revision is still its last one. Those who watch see it go; where the bucket keeps markers, one
 // stays for a while.
 func (b *Bucket) Delete(ctx context.Context, key string, revision uint64) error {
-	w := Write{bucket: b, key: key, header: nats.Header{"KV-Operation": {"PURGE"}, "Nats-Rollup": {"sub"}}, revision: revision}
-	w.send()
-	_, err := w.Wait(ctx)
+	_, err := b.beginDelete(key, revision).Wait(ctx)
 	return err
+}
+
+func (b *Bucket) beginDelete(key string, revision uint64) *Write {
+	w := &Write{bucket: b, key: key, header: nats.Header{"KV-Operation": {"PURGE"}, "Nats-Rollup": {"sub"}}, revision: revision}
+	w.send()
+	return w
 }
 
 func putHeader(ttl time.Duration) nats.Header {

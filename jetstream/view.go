@@ -37,19 +37,29 @@ func (s *Servers) Load(ctx context.Context) ([]registry.Entry, error) {
 	return entries, nil
 }
 
-// Put implements registry.Store.
-func (s *Servers) Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	var err error
+// Begin implements registry.Store.
+func (s *Servers) Begin(key string, value []byte, revision uint64) (end func(context.Context) (uint64, error)) {
+	var w *Write
 	if len(value) == 0 {
-		err = s.bucket.Delete(ctx, key, revision)
-		revision = 0
+		w = s.bucket.beginDelete(key, revision)
 	} else {
-		revision, err = s.bucket.Put(ctx, key, value, revision, 0)
+		w = s.bucket.Begin(key, value, revision, 0)
 	}
-	if errors.Is(err, ErrConflict) {
-		return 0, fmt.Errorf("%w: %w", registry.ErrFenced, err)
+	return func(ctx context.Context) (uint64, error) {
+		written, err := w.Wait(ctx)
+		switch {
+		case errors.Is(err, ErrConflict):
+			return 0, fmt.Errorf("%w: %w", registry.ErrFenced, err)
+		case err != nil || len(value) == 0:
+			return 0, err
+		}
+		return written, nil
 	}
-	return revision, err
+}
+
+// Put writes as Begin does, and returns what comes of it.
+func (s *Servers) Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	return s.Begin(key, value, revision)(ctx)
 }
 
 // Watch implements registry.Watcher. apply and proof are called by one goroutine.

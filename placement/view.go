@@ -2,6 +2,7 @@ package placement
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -62,10 +63,12 @@ type Region struct {
 	// Mean is the usable servers' utilisation, weighted by capacity.
 	Mean float64
 
-	// since is when each drain began, until when it is to be over.
+	// since is when each drain began, until when it is to be over, places where each server is.
 	since, until []time.Time
-	at           vector // the middle of its servers, the zero vector if none says where it is
-	low          int    // the usable server with the lowest utilisation, -1 if there is none
+	places       []events.Location
+	at           vector    // the middle of its servers, the zero vector if none says where it is
+	room         []float64 // the capacity of each usable server, of others 0
+	low          int       // the usable server with the lowest utilisation, -1 if there is none
 	// Running sums over the servers of the weights that spread draws targets by: shed for a
 	// session that an overloaded server gives away, fresh for a new or orphaned one.
 	shed, fresh []float64
@@ -123,10 +126,15 @@ func NewView(servers []Server, settings ...Setting) View {
 			v.Regions[i].Weight = max(0, min(s.Weight, events.FullWeight))
 		}
 	}
+	v.rank()
+	return v
+}
+
+// rank fills in which regions stand in for each.
+func (v *View) rank() {
 	for i := range v.Regions {
 		v.Regions[i].fallbacks = v.nearest(v.Regions[i].at, i)
 	}
-	return v
 }
 
 // compareServers orders servers by region and id and, so that the order of the input never
@@ -148,14 +156,12 @@ func compareServers(a, b Server) int {
 func (v *View) add(servers []Server) {
 	r := Region{
 		Name: servers[0].Region, ID: make([]string, 0, len(servers)), State: make([]events.State, 0, len(servers)),
-		Role: events.RoleActive, Weight: events.FullWeight,
+		Role: events.RoleActive, Weight: events.FullWeight, places: make([]events.Location, 0, len(servers)),
 	}
 	times := make([]time.Time, 2*len(servers))
 	r.since, r.until = times[:0:len(servers)], times[len(servers):][:0]
-	numbers := make([]float64, 4*len(servers))
-	r.Capacity, numbers = numbers[:0:len(servers)], numbers[len(servers):]
-	r.Utilisation, numbers = numbers[:0:len(servers)], numbers[len(servers):]
-	var middle vector
+	numbers := make([]float64, 2*len(servers))
+	r.Capacity, r.Utilisation = numbers[:0:len(servers)], numbers[len(servers):][:0]
 	for i := range servers {
 		s := &servers[i]
 		if _, twice := v.servers[s.ID]; twice || s.ID == "" {
@@ -168,18 +174,27 @@ func (v *View) add(servers []Server) {
 		r.Utilisation = append(r.Utilisation, bounded(s.Utilisation, 1, maxUtilisation))
 		r.since = append(r.since, s.DrainingSince)
 		r.until = append(r.until, s.DrainUntil)
-		if s.Location != (events.Location{}) {
-			p := point(s.Location)
-			middle = vector{middle.x + p.x, middle.y + p.y, middle.z + p.z}
-		}
+		r.places = append(r.places, s.Location)
 	}
 	if len(r.ID) == 0 {
 		return
 	}
-	r.at = middle.unit()
-	r.shed, r.fresh = numbers[:len(r.ID):len(servers)], numbers[len(servers):][:len(r.ID)]
+	r.center()
+	r.count()
 	r.sum()
 	v.Regions = append(v.Regions, r)
+}
+
+// center finds the middle of the servers that say where they are.
+func (r *Region) center() {
+	var middle vector
+	for _, place := range r.places {
+		if place != (events.Location{}) {
+			p := point(place)
+			middle = vector{middle.x + p.x, middle.y + p.y, middle.z + p.z}
+		}
+	}
+	r.at = middle.unit()
 }
 
 // bounded returns x within 0 and most, and unknown for what is not a number.
@@ -194,33 +209,45 @@ func bounded(x, unknown, most float64) float64 {
 // be drawn for a new session.
 const newcomers = 0.05
 
-// sum fills in what follows from the servers: counts, mean, lowest and running sums.
-func (r *Region) sum() {
-	r.low = -1
-	var load, capacity float64
+// count fills in which servers are usable and alive, into a new room.
+func (r *Region) count() {
+	r.Usable, r.Alive, r.room = 0, 0, make([]float64, len(r.State))
 	for i, state := range r.State {
 		if state.Alive() {
 			r.Alive++
 		}
-		if !r.usable(i) {
-			continue
+		if r.usable(i) {
+			r.Usable++
+			r.room[i] = r.Capacity[i]
 		}
-		r.Usable++
-		load += r.Utilisation[i] * r.Capacity[i]
-		capacity += r.Capacity[i]
-		if r.low < 0 || r.Utilisation[i] < r.Utilisation[r.low] {
-			r.low = i
+	}
+}
+
+// sum fills in what follows from the servers that count counted: mean, lowest and, into new
+// slices, running sums.
+func (r *Region) sum() {
+	r.low, r.Mean = -1, 0
+	var load, capacity float64
+	least := math.Inf(1)
+	for i, room := range r.room {
+		u := r.Utilisation[i]
+		load += u * room
+		capacity += room
+		if u < least && room > 0 {
+			r.low, least = i, u
 		}
 	}
 	if capacity > 0 {
 		r.Mean = load / capacity
 	}
+	n := len(r.room)
+	sums := make([]float64, 2*n)
+	r.shed, r.fresh = sums[:n:n], sums[n:]
 	var shed, fresh float64
-	for i := range r.State {
-		if r.usable(i) {
-			shed += max(0, r.Mean-r.Utilisation[i]) * r.Capacity[i]
-			fresh += max(0, r.Mean+newcomers-r.Utilisation[i]) * r.Capacity[i]
-		}
+	for i, room := range r.room {
+		u := r.Utilisation[i]
+		shed += max(0, r.Mean-u) * room
+		fresh += max(0, r.Mean+newcomers-u) * room
 		r.shed[i], r.fresh[i] = shed, fresh
 	}
 }

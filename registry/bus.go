@@ -39,14 +39,14 @@ type Disconnects interface {
 
 // Store is the bucket berth_servers of the own region.
 //
-// Load returns every key. Put writes a value if the key's revision is still the one given (0:
-// the key does not exist) and returns the new one; it fails with ErrFenced, wrapped, if
-// somebody else has written. An empty value removes the key. Any other error leaves open
-// whether it was written. Both end with ctx. Put is called for many keys at once, for each
-// key once at a time.
+// Load returns every key. Begin starts to write a value, if the key's revision is still the one
+// given (0: the key does not exist), and returns at once; end returns the new revision, and has
+// to be called. It fails with ErrFenced, wrapped, if somebody else has written. An empty value
+// removes the key. Any other error leaves open whether it was written. Load and end end with
+// ctx. Begin is called for many keys before their ends, for each key once at a time.
 type Store interface {
 	Load(ctx context.Context) ([]Entry, error)
-	Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
+	Begin(key string, value []byte, revision uint64) (end func(ctx context.Context) (uint64, error))
 }
 
 // Entry is a key of a bucket as of a revision.

@@ -24,7 +24,7 @@ type member struct {
 // life is what one boot of a member has said.
 type life struct {
 	boot string
-	// last is the heartbeat with the highest number.
+	// last is a copy of the heartbeat with the highest number.
 	last *events.Heartbeat
 	// live is the highest number that arrived live, seen when it did; born is when the first
 	// live one arrived. Zero: none yet.
@@ -86,8 +86,11 @@ func (m *member) life(boot string) *life {
 // at the earlier time, so that the order in which copies are folded does not show.
 func (l *life) fold(h *events.Heartbeat, stored bool, now time.Time) news {
 	kind := stale
-	if l.last == nil || h.Seq > l.last.Seq {
-		l.last, kind = h, facts
+	if l.last == nil {
+		l.last, kind = new(events.Heartbeat), facts
+	}
+	if kind == facts || h.Seq > l.last.Seq {
+		*l.last, kind = *h, facts
 	}
 	if stored {
 		return kind

@@ -114,10 +114,3 @@ func (t *Table) schedule(s *server) {
 		t.due(s, true)
 	}
 }
-
-// shown returns an own server's value with what is known of its region.
-func (t *Table) shown(s *server) events.Server {
-	v := s.value
-	v.RegionRole, v.RegionWeight = t.wishes.region()
-	return v
-}

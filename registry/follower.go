@@ -2,10 +2,10 @@ package registry
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +18,15 @@ import (
 // Bucket is the bucket that holds the view of a region: its keys are <region>.<server>.
 const Bucket = "berth_servers"
 
-// viewEvery is the least time between two views.
-const viewEvery = 50 * time.Millisecond
+// The least times between two views.
+const (
+	// viewEvery is that where only load has changed.
+	viewEvery = 50 * time.Millisecond
+	// A new state, or server, is shown at once, but views take at most a part of a processor:
+	// after one the next waits for so many times as long as it took, and stateEvery at least.
+	stateEvery = 200 * time.Microsecond
+	viewBreath = 2
+)
 
 // Follower keeps the view of a service that is no registry: a snapshot of berth_servers,
 // then its changes, never a gap, with its age.
@@ -34,22 +41,27 @@ type Follower struct {
 	// stale holds a token while the view is older than servers.
 	stale chan struct{}
 
-	// mu guards servers, which are those of the bucket as far as it was read. whole says that
-	// all of it was.
-	mu      sync.Mutex
-	servers map[string]*events.Server
-	whole   bool
+	// mu guards the fields below. servers are those of the bucket as far as it was read, whole
+	// says that all of it was. changed and gone are the keys that the view has still to take
+	// over, afresh says that it is to be made of all, urgent that more than load has changed.
+	mu            sync.Mutex
+	servers       map[string]*events.Server
+	changes, gone map[string]struct{}
+	whole, afresh bool
+	urgent        bool
 }
 
 // NewFollower returns a follower of the bucket that watcher reads. changed is called with
-// each new view, one at a time, at most one per 50 ms; it may be nil. log may be nil.
+// each new view, one at a time: at most one per 50 ms, but for new states and servers, which
+// are shown at once. It may be nil. log may be nil.
 func NewFollower(watcher Watcher, changed func(*View), log *slog.Logger) *Follower {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Follower{
 		watcher: watcher, log: log, changed: changed,
-		servers: map[string]*events.Server{}, stale: make(chan struct{}, 1),
+		servers: map[string]*events.Server{}, changes: map[string]struct{}{}, gone: map[string]struct{}{},
+		stale: make(chan struct{}, 1),
 	}
 }
 
@@ -82,78 +94,155 @@ func (f *Follower) apply(entries []Entry, complete bool) {
 	defer f.mu.Unlock()
 	if complete {
 		clear(f.servers)
-		f.whole = true
+		clear(f.changes)
+		clear(f.gone)
+		f.whole, f.afresh, f.urgent = true, true, true
 	}
-	for _, e := range entries {
-		if e.Deleted {
-			delete(f.servers, e.Key)
+	var like *events.Server
+	for i := range entries {
+		e := &entries[i]
+		before := f.servers[e.Key]
+		if before != nil {
+			like = before
+		}
+		s := f.read(e, like)
+		if s == nil {
+			if before != nil {
+				delete(f.servers, e.Key)
+				f.note(f.gone, f.changes, e.Key, true)
+			}
 			continue
 		}
-		s, ok := decodeServer(e)
-		if !ok {
-			// What the key held before is no longer true either.
-			delete(f.servers, e.Key)
-			f.skipped.Add(1)
-			f.log.LogAttrs(context.Background(), slog.LevelWarn, "server skipped: its value does not fit its key", slog.String("key", e.Key))
-			continue
-		}
+		like = s
 		f.servers[e.Key] = s
+		f.note(f.changes, f.gone, e.Key, before == nil || s.State != before.State || s.Protection != before.Protection)
 	}
 	if f.whole {
 		signal(f.stale)
 	}
 }
 
-// decodeServer reads a value of the bucket, false if it is none or stands under another
-// server's key.
-func decodeServer(e Entry) (*events.Server, bool) {
-	s := new(events.Server)
-	err := json.Unmarshal(e.Value, s)
-	return s, err == nil && s.Key() == e.Key && s.State.Valid()
+// note adds a key to those of one kind of change.
+func (f *Follower) note(to, from map[string]struct{}, key string, urgent bool) {
+	if f.afresh {
+		return
+	}
+	delete(from, key)
+	to[key] = struct{}{}
+	f.urgent = f.urgent || urgent
 }
 
-// build makes a view whenever something has changed: the first change at once, those that
-// follow closely together.
+// read returns the server of an entry, nil if there is none. What the key held before is no
+// longer true then either.
+func (f *Follower) read(e *Entry, like *events.Server) *events.Server {
+	if e.Deleted {
+		return nil
+	}
+	s, ok := decodeServer(e, like)
+	if !ok {
+		f.skipped.Add(1)
+		f.log.LogAttrs(context.Background(), slog.LevelWarn, "server skipped: its value does not fit its key", slog.String("key", e.Key))
+		return nil
+	}
+	return s
+}
+
+// decodeServer reads a value of the bucket, false if it is none or stands under another
+// server's key. It shares strings with like, which may be nil.
+func decodeServer(e *Entry, like *events.Server) (*events.Server, bool) {
+	s, err := events.DecodeServer(e.Value, like)
+	if err != nil || !s.State.Valid() {
+		return nil, false
+	}
+	region, id, _ := strings.Cut(e.Key, ".")
+	return s, s.Region == region && s.Server == id
+}
+
+// build makes a view whenever something has changed: new states at once, load that changes in
+// quick succession together.
 func (f *Follower) build(ctx context.Context) {
+	series := NewSeries(&f.current)
 	pause := time.NewTimer(viewEvery)
 	defer pause.Stop()
 	var ramp <-chan time.Time // while a server is in slow start
+	var shown time.Time
+	var took time.Duration
 	for {
+		ramped := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.stale:
 		case <-ramp:
+			ramped = true
 		}
-		servers, now := f.snapshot(), time.Now()
-		v := NewView(servers, seqsOf(servers), &f.current, now)
+		for {
+			wait := f.pause(took) - time.Since(shown)
+			if wait <= 0 {
+				break
+			}
+			pause.Reset(wait)
+			select {
+			case <-ctx.Done():
+				return
+			case <-f.stale:
+			case <-pause.C:
+			}
+		}
+		began := time.Now()
+		v := f.next(series, ramped, began)
+		if v == nil {
+			continue
+		}
 		f.view.Store(v)
 		ramp = nil
-		if now.Before(v.settled) {
+		if began.Before(v.settled) {
 			ramp = time.After(rampEvery)
 		}
 		if f.changed != nil {
 			f.changed(v)
 		}
-		pause.Reset(viewEvery)
-		select {
-		case <-ctx.Done():
-			return
-		case <-pause.C:
-		}
+		shown = time.Now()
+		took = shown.Sub(began)
 	}
 }
 
-// snapshot returns the servers in the order of a view.
-func (f *Follower) snapshot() []events.Server {
+// pause returns how long after a view, which took so long to make, the next is due.
+func (f *Follower) pause(took time.Duration) time.Duration {
 	f.mu.Lock()
-	sorted := slices.SortedFunc(maps.Values(f.servers), compareServers)
-	f.mu.Unlock()
-	list := make([]events.Server, len(sorted))
-	for i, s := range sorted {
-		list[i] = *s
+	defer f.mu.Unlock()
+	if f.urgent {
+		return min(viewEvery, max(stateEvery, viewBreath*took))
 	}
-	return list
+	return viewEvery
+}
+
+// next makes the view of what has changed, nil if nothing has and none is asked for.
+func (f *Follower) next(series *Series, asked bool, now time.Time) *View {
+	f.mu.Lock()
+	afresh := f.afresh
+	changed, gone := make([]*events.Server, 0, len(f.changes)), slices.Collect(maps.Keys(f.gone))
+	if afresh {
+		changed = slices.Grow(changed, len(f.servers))
+		for _, s := range f.servers {
+			changed = append(changed, s)
+		}
+	}
+	for key := range f.changes {
+		changed = append(changed, f.servers[key])
+	}
+	clear(f.changes)
+	clear(f.gone)
+	f.afresh, f.urgent = false, false
+	f.mu.Unlock()
+	switch {
+	case afresh:
+		slices.SortFunc(changed, compareServers)
+		return series.All(changed, now)
+	case len(changed) == 0 && len(gone) == 0 && !asked:
+		return nil
+	}
+	return series.Next(changed, gone, now)
 }
 
 // signal leaves a token for whoever waits, once for any number of signals.

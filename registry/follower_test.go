@@ -57,7 +57,7 @@ func TestFollowerShowsWhatTheBucketHolds(t *testing.T) {
 			proof(time.Now())
 			time.Sleep(time.Second)
 			apply([]registry.Entry{put("a", events.StateSuspect, 4)}, false)
-			for seq := range uint64(24) { // 7 ms apart: together they are told four times
+			for seq := range uint64(24) { // 7 ms apart: the new state is told at once, the rest every 50 ms
 				time.Sleep(7 * time.Millisecond)
 				apply([]registry.Entry{put("b", events.StateDraining, 5+seq)}, false)
 			}
@@ -86,8 +86,8 @@ func TestFollowerShowsWhatTheBucketHolds(t *testing.T) {
 			got = append(got, <-views)
 		}
 		want := []string{
-			"10 [a=up b=up] 3", "1010 [a=suspect b=up] 4", "1060 [a=suspect b=draining] 11", "1110 [a=suspect b=draining] 18",
-			"1160 [a=suspect b=draining] 25", "1210 [a=suspect b=draining] 28", "2178 [] 0",
+			"10 [a=up b=up] 3", "1010 [a=suspect b=up] 4", "1017 [a=suspect b=draining] 5", "1067 [a=suspect b=draining] 12",
+			"1117 [a=suspect b=draining] 19", "1167 [a=suspect b=draining] 26", "1217 [a=suspect b=draining] 28", "2178 [] 0",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("views (-want +got):\n%s", diff)

@@ -42,7 +42,7 @@ func TestAFakeHour(t *testing.T) {
 	t.Parallel()
 	h := &hour{world: newWorld(t, 300, 200*time.Millisecond, seed(t)), waiting: map[string]bool{}, drained: map[string]float64{}}
 	h.pass(time.Hour)
-	h.conclude(50, h.table.Servers())
+	h.conclude(50, viewAt(h.table, h.now).Servers)
 }
 
 // seed returns the one that was given, or another.
@@ -57,7 +57,7 @@ func seed(t *testing.T) uint64 {
 }
 
 // conclude checks that at least so many deaths were told, and that who lives is up in the end.
-func (h *hour) conclude(least int, servers []events.Server) {
+func (h *hour) conclude(least int, servers []*events.Server) {
 	h.t.Helper()
 	if h.told < least {
 		h.t.Errorf("%d deaths were told, want at least %d", h.told, least)

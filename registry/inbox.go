@@ -12,12 +12,15 @@ const maxInbox = 200_000
 type inbox struct {
 	wake chan struct{}
 
-	// mu guards items and missed: at most maxInbox items wait; what does not fit is dropped
-	// and counts as a gap, which is read again from the stream.
-	mu     sync.Mutex
-	items  []item
-	missed bool
+	// mu guards the fields below. At most maxInbox items wait; what does not fit is dropped and
+	// counts as a gap, which is read again from the stream. spare is room for the next ones.
+	mu           sync.Mutex
+	items, spare []item
+	missed       bool
 }
+
+// maxSpare is how many items are given room for good.
+const maxSpare = 1 << 13
 
 // item is a message or an event, and when it came.
 type item struct {
@@ -48,22 +51,37 @@ func (b *inbox) gap() {
 	signal(b.wake)
 }
 
+// put adds an item. One who waits is woken by the first.
 func (b *inbox) put(i item) {
 	b.mu.Lock()
+	wake := len(b.items) == 0
 	if len(b.items) < maxInbox {
 		b.items = append(b.items, i)
 	} else {
 		b.missed = true
 	}
 	b.mu.Unlock()
-	signal(b.wake)
+	if wake {
+		signal(b.wake)
+	}
 }
 
-// take empties the inbox.
+// take empties the inbox. What it returns is to be given back.
 func (b *inbox) take() (items []item, gap bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	items, gap = b.items, b.missed
-	b.items, b.missed = nil, false
+	b.items, b.missed, b.spare = b.spare, false, nil
 	return items, gap
+}
+
+// give gives back what was taken.
+func (b *inbox) give(items []item) {
+	if cap(items) == 0 || cap(items) > maxSpare {
+		return
+	}
+	clear(items)
+	b.mu.Lock()
+	b.spare = items[:0]
+	b.mu.Unlock()
 }

@@ -259,7 +259,10 @@ func TestServersOfARegionThatIsDown(t *testing.T) {
 		}
 	}
 	check("down", "000 down region_down", "001 down region_down", "drains down region_down", "left left ")
-	values := table.Tell(at(13)).Values
+	var values []events.Server
+	for _, v := range table.Tell(at(13)).Values {
+		values = append(values, *v)
+	}
 
 	// A registry that starts now goes on from there, and the first value of the region's own
 	// counts although its sequence is no higher.
@@ -286,7 +289,7 @@ func TestASuccessorKnowsWhichRegionsAreDown(t *testing.T) {
 	sayings.Heard(&events.RegionState{Region: "us-east-1", State: "down", At: at(12)})
 	checkWords(t, "election", table.Reduce(registry.Elected{Told: sayings}, at(13)))
 	checkState(t, table, "us-east-1-000", events.StateDown)
-	if told := table.Tell(at(13)); !slices.ContainsFunc(told.Values, func(s events.Server) bool { return s.Reason == "region_down" }) {
+	if told := table.Tell(at(13)); !slices.ContainsFunc(told.Values, func(s *events.Server) bool { return s.Reason == "region_down" }) {
 		t.Errorf("told %v", told.Values)
 	}
 	sayings.Heard(&events.RegionState{Region: "us-east-1", State: "up", At: at(14)})

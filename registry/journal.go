@@ -16,7 +16,7 @@ type journal struct {
 	metrics *metrics
 	// leads reports whether this registry may publish. What it may not, the next leader tells.
 	leads func() bool
-	queue chan entry
+	queue chan *entry
 }
 
 // entry is an event on its way.
@@ -39,7 +39,7 @@ const (
 )
 
 func newJournal(bus Bus, log *slog.Logger, m *metrics, leads func() bool) *journal {
-	return &journal{bus: bus, log: log, metrics: m, leads: leads, queue: make(chan entry, maxJournal)}
+	return &journal{bus: bus, log: log, metrics: m, leads: leads, queue: make(chan *entry, maxJournal)}
 }
 
 // say logs an event and hands it on. What does not fit is lost, and counted.
@@ -52,7 +52,7 @@ func (j *journal) say(ctx context.Context, e events.Event, attrs ...slog.Attr) {
 		return
 	}
 	select {
-	case j.queue <- entry{subject: subject, data: data, said: time.Now()}:
+	case j.queue <- &entry{subject: subject, data: data, said: time.Now()}:
 	default:
 		j.lose(ctx, subject, "too many wait")
 	}
@@ -86,7 +86,7 @@ func (j *journal) drain(ctx context.Context) {
 
 // publish tries until the event is stored, it is too old, this registry leads no more, or ctx
 // ends.
-func (j *journal) publish(ctx context.Context, e entry) {
+func (j *journal) publish(ctx context.Context, e *entry) {
 	for j.leads() {
 		limited, cancel := context.WithTimeout(ctx, journalTimeout)
 		err := j.bus.Publish(limited, e.subject, e.data)

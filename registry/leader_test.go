@@ -246,15 +246,18 @@ func (p leaseOf) Put(ctx context.Context, value []byte, revision uint64) (uint64
 // storeOf is the part of it that is a Store.
 type storeOf struct{ *paused }
 
-func (p storeOf) Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	p.wait()
-	written, err := p.Store.Put(ctx, key, value, revision)
-	if err != nil {
-		p.mu.Lock()
-		p.refused++
-		p.mu.Unlock()
+func (p storeOf) Begin(key string, value []byte, revision uint64) func(context.Context) (uint64, error) {
+	end := p.Store.Begin(key, value, revision)
+	return func(ctx context.Context) (uint64, error) {
+		p.wait()
+		written, err := end(ctx)
+		if err != nil {
+			p.mu.Lock()
+			p.refused++
+			p.mu.Unlock()
+		}
+		return written, err
 	}
-	return written, err
 }
 
 func TestALateWriteOfAPausedLeaderIsRefused(t *testing.T) {

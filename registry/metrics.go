@@ -80,7 +80,7 @@ func leadership(reg prometheus.Registerer, leads func() bool) {
 }
 
 // count sets how many servers of a region are in each state.
-func (m *metrics) count(region string, servers []events.Server) {
+func (m *metrics) count(region string, servers []*events.Server) {
 	counts := map[events.State]int{}
 	for i := range servers {
 		if servers[i].Region == region {

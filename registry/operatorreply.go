@@ -16,7 +16,7 @@ func (d *DrainReply) about(s *events.Server) bool {
 // concerns counts the servers that the reply is about, and their sessions.
 func (d *DrainReply) concerns(v *View) {
 	for i := range v.Servers {
-		if s := &v.Servers[i]; d.about(s) {
+		if s := v.Servers[i]; d.about(s) {
 			d.Servers++
 			d.Sessions += s.Load.Sessions
 		}
@@ -30,7 +30,7 @@ func (d *DrainReply) warn(v *View) {
 			d.Warnings = append(d.Warnings, fmt.Sprintf("server %s is %s: it drains once it is back", d.Server, s.State))
 		}
 		for i := range v.Servers {
-			if s := &v.Servers[i]; s.Region == d.Region && s.Server != d.Server && usable(v, s.Server) {
+			if s := v.Servers[i]; s.Region == d.Region && s.Server != d.Server && usable(v, s.Server) {
 				return
 			}
 		}
@@ -63,7 +63,7 @@ func (d *DrainReply) remains(v *View, w *Wishes) {
 	}
 	var own, announced []string
 	for i := range v.Servers {
-		s := &v.Servers[i]
+		s := v.Servers[i]
 		if !d.about(s) {
 			continue
 		}

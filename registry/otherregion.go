@@ -72,21 +72,24 @@ const (
 	maxSequence = 1 << 62
 )
 
-// shown returns a server as it counts here: one of a region out of reach is suspect, one of a
-// region that is down is down.
-func (o *otherRegion) shown(s *events.Server) events.Server {
+// shown returns a server as it counts here, with what is set of its region: one of a region out
+// of reach is suspect, one of a region that is down is down.
+func (o *otherRegion) shown(s *events.Server) *events.Server {
+	if !o.unreachable && s.RegionRole == o.role && s.RegionWeight == o.weight {
+		return s
+	}
 	v := *s
 	v.RegionRole, v.RegionWeight = o.role, o.weight
 	switch {
 	case !o.unreachable:
-		return v
+		return &v
 	case o.down && v.State.Alive():
 		v.State, v.Reason, v.Since = events.StateDown, ReasonRegionDown, o.since.UTC()
 	case v.State == events.StateUp:
 		v.State, v.Reason, v.Since = events.StateSuspect, ReasonRegionUnreachable, o.since.UTC()
 	}
 	v.Protection = "" // it was given by who is not heard any more
-	return v
+	return &v
 }
 
 // find returns the index of a server, or where it belongs.
@@ -139,6 +142,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 func (t *Table) take(o *otherRegion, u *events.ViewUpdate, now time.Time) (effects []Effect) {
 	if u.Full && u.Seq < o.seq && u.At.After(o.at) {
 		o.restart()
+		t.afresh = true
 		t.fullDue = true // it may have lost what it heard, too
 	}
 	if o.late(u) {

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/berthhq/berth/events"
 )
 
@@ -19,9 +17,11 @@ var ErrFenced = errors.New("another registry has written")
 
 // Times and bounds of the projector.
 const (
-	// maxWrites is how many writes are under way at once, each of another key.
-	maxWrites = 128
-	// writeTimeout bounds one write.
+	// maxWrites is how many writes are under way at once, each of another key. Those of new
+	// states are first; others are written so many at a time, that a new state waits for no more.
+	maxWrites  = 128
+	maxPatient = 16
+	// writeTimeout bounds the writes of one batch.
 	writeTimeout = 2 * time.Second
 	// A write that failed is tried again after the first of these, then ever later.
 	writeFirstRetry = 20 * time.Millisecond
@@ -41,10 +41,14 @@ type projector struct {
 	leads func() bool
 	wake  chan struct{}
 
-	// mu guards wanted: what is to be written, nil for a key to remove, of each key the
-	// newest; and fresh: revisions that were read at an election, nil once they are taken.
+	// mu guards the fields below. wanted is what is to be written, nil for a key to remove, of
+	// each key the newest; urgent are those keys of it whose state has changed since the one
+	// in states, which was wanted before. fresh are revisions that were read at an election,
+	// nil once they are taken.
 	mu     sync.Mutex
 	wanted map[string]*events.Server
+	urgent map[string]struct{}
+	states map[string]events.State
 	fresh  map[string]uint64
 
 	// The fields below belong to run. revisions are those of the keys as last read or
@@ -57,7 +61,8 @@ type projector struct {
 func newProjector(region string, store Store, log *slog.Logger, m *metrics, counted func(uint64), leads func() bool) *projector {
 	return &projector{
 		region: region, store: store, log: log, metrics: m, counted: counted, leads: leads, wake: make(chan struct{}, 1),
-		wanted: map[string]*events.Server{}, revisions: map[string]uint64{},
+		wanted: map[string]*events.Server{}, urgent: map[string]struct{}{}, states: map[string]events.State{},
+		revisions: map[string]uint64{},
 	}
 }
 
@@ -70,12 +75,13 @@ func (p *projector) read(ctx context.Context) ([]events.Server, map[string]uint6
 	}
 	revisions := make(map[string]uint64, len(entries))
 	var servers []events.Server
-	for _, e := range entries {
+	for i := range entries {
+		e := &entries[i]
 		if e.Deleted {
 			continue
 		}
 		revisions[e.Key] = e.Revision
-		if s, ok := decodeServer(e); ok {
+		if s, ok := decodeServer(e, nil); ok {
 			servers = append(servers, *s)
 		}
 	}
@@ -93,6 +99,7 @@ func (p *projector) elected(ctx context.Context) ([]events.Server, error) {
 	defer p.mu.Unlock()
 	p.fresh = revisions
 	clear(p.wanted)
+	clear(p.urgent)
 	return servers, nil
 }
 
@@ -102,11 +109,17 @@ func (p *projector) want(told Told) {
 		return
 	}
 	p.mu.Lock()
-	for i := range told.Values {
-		p.wanted[told.Values[i].Key()] = &told.Values[i]
+	for _, s := range told.Values {
+		key := s.Key()
+		p.wanted[key] = s
+		if p.states[key] != s.State {
+			p.states[key] = s.State
+			p.urgent[key] = struct{}{}
+		}
 	}
 	for _, key := range told.Gone {
 		p.wanted[key] = nil
+		delete(p.states, key)
 	}
 	p.mu.Unlock()
 	signal(p.wake)
@@ -148,13 +161,46 @@ func (p *projector) drain(ctx context.Context) {
 // flush writes all that is wanted, each key once. What failed is wanted again, unless there
 // is something newer.
 func (p *projector) flush(ctx context.Context) error {
+	for {
+		batch, more := p.take()
+		if err := p.write(ctx, batch); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// take returns what is to be written next, and whether there is more.
+func (p *projector) take() (batch map[string]*events.Server, more bool) {
 	p.mu.Lock()
-	batch := p.wanted
-	p.wanted = make(map[string]*events.Server)
+	defer p.mu.Unlock()
 	if p.fresh != nil {
 		p.revisions, p.fresh, p.unsure = p.fresh, nil, false
 	}
-	p.mu.Unlock()
+	if len(p.wanted) <= maxPatient {
+		batch = p.wanted
+		p.wanted = make(map[string]*events.Server)
+		clear(p.urgent)
+		return batch, false
+	}
+	batch = make(map[string]*events.Server, len(p.urgent)+maxPatient)
+	for key := range p.urgent {
+		batch[key] = p.wanted[key]
+		delete(p.wanted, key)
+	}
+	clear(p.urgent)
+	patient := 0
+	for key, s := range p.wanted {
+		if patient++; patient > maxPatient {
+			break
+		}
+		batch[key] = s
+		delete(p.wanted, key)
+	}
+	return batch, len(p.wanted) > 0
+}
+
+// write writes a batch.
+func (p *projector) write(ctx context.Context, batch map[string]*events.Server) error {
 	if len(batch) == 0 || !p.leads() {
 		return nil // the next leader writes every value anew
 	}
@@ -166,42 +212,83 @@ func (p *projector) flush(ctx context.Context) error {
 			return err
 		}
 	}
-	var mu sync.Mutex // guards revisions and first
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
 	var first error
-	var g errgroup.Group
-	g.SetLimit(maxWrites)
-	for _, key := range sortedKeys(batch) {
-		revision := p.revision(&mu, key)
-		if batch[key] == nil && revision == 0 {
-			continue
+	keys := sortedKeys(batch)
+	for len(keys) > 0 {
+		n := min(len(keys), maxWrites)
+		if err := p.writeSome(ctx, keys[:n], batch); err != nil && (first == nil || errors.Is(first, ErrFenced)) {
+			first = err
 		}
-		g.Go(func() error {
-			written, err := p.put(ctx, key, batch[key], revision)
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err != nil:
-				p.unsure = true
-				if first == nil || errors.Is(first, ErrFenced) {
-					first = err
-				}
-				p.again(key, batch[key])
-			case batch[key] == nil:
-				delete(p.revisions, key)
-			default:
-				p.revisions[key] = written
-			}
-			return nil
-		})
+		keys = keys[n:]
 	}
-	_ = g.Wait() // each result was taken
 	return first
 }
 
-func (p *projector) revision(mu *sync.Mutex, key string) uint64 {
-	mu.Lock()
-	defer mu.Unlock()
-	return p.revisions[key]
+// writeSome writes the values of some keys of a batch, all at once.
+func (p *projector) writeSome(ctx context.Context, keys []string, batch map[string]*events.Server) (first error) {
+	ends := make([]func(context.Context) (uint64, error), len(keys))
+	for i, key := range keys {
+		ends[i] = p.begin(key, batch[key])
+	}
+	for i, key := range keys {
+		if ends[i] == nil {
+			continue
+		}
+		written, err := ends[i](ctx)
+		p.count(err)
+		switch {
+		case err != nil:
+			p.unsure = true
+			if first == nil || errors.Is(first, ErrFenced) {
+				first = fmt.Errorf("write %s: %w", key, err)
+			}
+			p.again(key, batch[key])
+		case batch[key] == nil:
+			delete(p.revisions, key)
+		default:
+			p.revisions[key] = written
+		}
+	}
+	return first
+}
+
+// begin starts to write one key; nil if there is nothing to write.
+func (p *projector) begin(key string, s *events.Server) (end func(context.Context) (uint64, error)) {
+	failed := func(err error) func(context.Context) (uint64, error) {
+		return func(context.Context) (uint64, error) { return 0, err }
+	}
+	revision := p.revisions[key]
+	if s == nil {
+		if revision == 0 {
+			return nil
+		}
+		if !p.leads() {
+			return failed(ErrFenced)
+		}
+		return p.store.Begin(key, nil, revision)
+	}
+	value, err := json.Marshal(s)
+	switch {
+	case err != nil:
+		return failed(fmt.Errorf("encode server: %w", err))
+	case !p.leads():
+		return failed(ErrFenced)
+	}
+	return p.store.Begin(key, value, revision)
+}
+
+// count counts how a write went.
+func (p *projector) count(err error) {
+	outcome := "written"
+	switch {
+	case errors.Is(err, ErrFenced):
+		outcome = "fenced"
+	case err != nil:
+		outcome = "failed"
+	}
+	p.metrics.writes.WithLabelValues(outcome).Inc()
 }
 
 // reload reads the revisions anew. What this registry heard is newer than what it reads, so
@@ -230,33 +317,4 @@ func (p *projector) again(key string, s *events.Server) {
 	if _, newer := p.wanted[key]; !newer {
 		p.wanted[key] = s
 	}
-}
-
-// put writes one key, and counts how it went.
-func (p *projector) put(ctx context.Context, key string, s *events.Server, revision uint64) (uint64, error) {
-	var value []byte
-	if s != nil {
-		var err error
-		if value, err = json.Marshal(s); err != nil {
-			return 0, fmt.Errorf("encode server %s: %w", key, err)
-		}
-	}
-	if !p.leads() {
-		return 0, fmt.Errorf("write %s: %w", key, ErrFenced)
-	}
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	written, err := p.store.Put(ctx, key, value, revision)
-	outcome := "written"
-	switch {
-	case errors.Is(err, ErrFenced):
-		outcome = "fenced"
-	case err != nil:
-		outcome = "failed"
-	}
-	p.metrics.writes.WithLabelValues(outcome).Inc()
-	if err != nil {
-		return 0, fmt.Errorf("write %s: %w", key, err)
-	}
-	return written, nil
 }

@@ -43,7 +43,12 @@ func (b *bucket) Load(context.Context) ([]registry.Entry, error) {
 	return list, nil
 }
 
-func (b *bucket) Put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+// Begin does nothing before its end.
+func (b *bucket) Begin(key string, value []byte, revision uint64) func(context.Context) (uint64, error) {
+	return func(ctx context.Context) (uint64, error) { return b.put(ctx, key, value, revision) }
+}
+
+func (b *bucket) put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.puts++

@@ -66,6 +66,8 @@ type server struct {
 	flaps
 	drain
 	told
+	// shown is the value as it was told last, nil if it was not yet. It is not changed.
+	shown   *events.Server
 	removed bool
 }
 
@@ -210,6 +212,7 @@ func (t *Table) restore(list []events.Server, now time.Time) (effects []Effect) 
 		t.seq += seqLeap
 	}
 	t.changes++
+	t.afresh = true
 	return effects
 }
 
@@ -234,6 +237,7 @@ func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 		if v.State == events.StateDraining && v.Reason == reasonAnnounced {
 			s.own = v.DrainUntil
 		}
+		s.shown = nil
 		s.told = told{at: now, utilisation: v.Load.Utilisation, capacity: v.Capacity}
 	}
 	return true

@@ -25,7 +25,7 @@ type toldBucket map[string]events.Server
 
 func (b toldBucket) take(told registry.Told) {
 	for _, v := range told.Values {
-		b[v.Key()] = v
+		b[v.Key()] = *v
 	}
 	for _, key := range told.Gone {
 		delete(b, key)

@@ -64,7 +64,7 @@ func (r *Registry) Regions(now time.Time) ([]RegionStatus, error) {
 		}
 	}
 	for i := range view.Servers {
-		s := &view.Servers[i]
+		s := view.Servers[i]
 		at, ok := view.Region(s.Region)
 		if !ok {
 			continue

@@ -93,12 +93,17 @@ type Registry struct {
 	// The fields below belong to the loop. term is the one in which it goes on from the leader
 	// before; told is what was heard of leaders, with holes if unsure. shown counts the table's changes that the view
 	// has, since shownAt.
-	table   *Table
-	term    uint64
-	told    Sayings
-	unsure  bool
-	shown   uint64
-	shownAt time.Time
+	table *Table
+	// ownView is the subject of the own region's view updates.
+	ownView string
+	// heartbeat is the one that is being folded.
+	heartbeat events.Heartbeat
+	term      uint64
+	told      Sayings
+	unsure    bool
+	series    *Series
+	shown     uint64
+	shownAt   time.Time
 	// witnesses are the questions about servers since the last tick.
 	witnesses []WitnessDue
 	// tidied is when wishes were last looked through for servers that are gone.
@@ -122,8 +127,10 @@ func New(c Config) (*Registry, error) {
 		cfg: c, log: c.Log, metrics: newMetrics(c.Metrics), inbox: newInbox(), reread: make(chan struct{}, 1),
 		probes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
 		table: NewTable(c.Region, c.Detection), told: Sayings{},
+		ownView: events.Subject{Kind: events.KindView, Region: c.Region}.String(),
 	}
 	r.scout, r.inquiries = newScout(c.Prober, r.metrics), make(chan struct{}, maxInquiries)
+	r.series = NewSeries(&r.current)
 	r.leader = newLeader(c.Name, c.Lease, c.Log, r.metrics, r.elected)
 	leadership(c.Metrics, r.leader.leads)
 	r.journal = newJournal(c.Bus, c.Log, r.metrics, r.leader.leads)
@@ -292,9 +299,13 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 		r.reduce(ctx, g, Gap{}, time.Now())
 		signal(r.reread)
 	}
-	for _, item := range batch {
+	for i := range batch {
+		item := &batch[i]
+		if item.event == nil && r.scan(ctx, g, item) {
+			continue
+		}
 		if item.event == nil {
-			item.event = r.decode(&item)
+			item.event = r.decode(item)
 		}
 		switch e := item.event.(type) {
 		case nil:
@@ -306,10 +317,27 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 			r.reduce(ctx, g, e, item.at)
 		}
 	}
+	r.inbox.give(batch)
+}
+
+// scan folds the message if it is a plain heartbeat, as nearly all are.
+func (r *Registry) scan(ctx context.Context, g *errgroup.Group, i *item) bool {
+	_, server, ok := events.HeartbeatSender(i.subject)
+	if !ok || !events.ScanHeartbeat(i.subject, i.data, &r.heartbeat, r.table.last(server)) {
+		return false
+	}
+	r.metrics.heartbeats.Inc()
+	r.act(ctx, g, r.table.heartbeat(HeartbeatSeen{Heartbeat: &r.heartbeat, Stored: i.stored}, i.at))
+	return true
 }
 
 // decode returns the message as an event of the table, nil for one that is skipped.
 func (r *Registry) decode(i *item) Event {
+	if i.subject == r.ownView {
+		if seq, err := events.ViewSequence(i.subject, i.data); err == nil {
+			return SequenceSeen{seq}
+		}
+	}
 	e, err := events.Decode(i.subject, i.data)
 	switch e := e.(type) {
 	case *events.Heartbeat:
@@ -334,7 +362,12 @@ func (r *Registry) decode(i *item) Event {
 
 // reduce folds one event and does what the table wants done.
 func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now time.Time) {
-	for _, effect := range r.table.Reduce(e, now) {
+	r.act(ctx, g, r.table.Reduce(e, now))
+}
+
+// act does what the table wants done.
+func (r *Registry) act(ctx context.Context, g *errgroup.Group, effects []Effect) {
+	for _, effect := range effects {
 		switch effect := effect.(type) {
 		case StateChanged:
 			r.metrics.changes.WithLabelValues(string(effect.State.State)).Inc()
@@ -443,11 +476,11 @@ func (r *Registry) publish(ctx context.Context, updates []*events.ViewUpdate) {
 // show makes a new view of the table.
 func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
-	servers := r.table.Servers()
-	r.metrics.count(r.cfg.Region, servers)
+	v := r.table.View(r.series, now)
+	r.metrics.count(r.cfg.Region, v.Servers)
 	for state, n := range r.table.Regions() {
 		r.metrics.others.WithLabelValues(state).Set(float64(n))
 	}
-	r.view.Store(NewView(servers, seqsOf(servers), &r.current, now))
+	r.view.Store(v)
 	r.shown, r.shownAt = r.table.Changes(), now
 }

@@ -363,7 +363,7 @@ func TestTheDeathOfAStreamsLeaderKillsNobody(t *testing.T) {
 	up := func(n int) func() bool {
 		return func() bool {
 			v := r.View()
-			return v != nil && len(v.Servers) == n && !slices.ContainsFunc(v.Servers, func(s events.Server) bool { return s.State != events.StateUp })
+			return v != nil && len(v.Servers) == n && !slices.ContainsFunc(v.Servers, func(s *events.Server) bool { return s.State != events.StateUp })
 		}
 	}
 	jetstreamtest.Eventually(t, 10*time.Second, "all are up", up(10))

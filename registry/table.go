@@ -13,7 +13,8 @@ import (
 // Reported, Gap and Ticked.
 type Event interface{ event() }
 
-// HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.
+// HeartbeatSeen is a heartbeat of the own region. The table keeps none of it but its strings and
+// its Replication, which is not changed afterwards.
 type HeartbeatSeen struct {
 	Heartbeat *events.Heartbeat
 	// Stored says that it was read from a stream: its facts count, but it is no sign of life,
@@ -107,6 +108,7 @@ type Table struct {
 	gap, ticked time.Time
 	protection
 	telling
+	showing
 }
 
 // NewTable returns the table of a region's registry.
@@ -119,26 +121,37 @@ func NewTable(region string, d Detection) *Table {
 
 // Servers returns the servers of all regions as they count here, sorted by region and id.
 func (t *Table) Servers() []events.Server {
-	total := len(t.order)
+	list := make([]events.Server, 0, t.size())
+	t.each(func(s *server) { list = append(list, *t.copied(s)) }, func(v *events.Server) { list = append(list, *v) })
+	return list
+}
+
+// size returns how many servers there are.
+func (t *Table) size() int {
+	n := len(t.order)
 	for _, o := range t.others {
-		total += len(o.servers)
+		n += len(o.servers)
 	}
-	list := make([]events.Server, 0, total)
+	return n
+}
+
+// each calls own with each server of the own region and other with each of the others as it
+// counts here, sorted by region and id.
+func (t *Table) each(own func(*server), other func(*events.Server)) {
 	names := append(sortedKeys(t.others), t.region)
 	slices.Sort(names)
 	for _, name := range names {
 		if name == t.region {
 			for _, s := range t.order {
-				list = append(list, t.shown(s))
+				own(s)
 			}
 			continue
 		}
 		o := t.others[name]
-		for i := range o.servers {
-			list = append(list, o.shown(o.servers[i]))
+		for _, v := range o.servers {
+			other(o.shown(v))
 		}
 	}
-	return list
 }
 
 // find returns the own server with that id; it makes one if there is room for it.
@@ -155,6 +168,14 @@ func (t *Table) find(id string) (s *server, ok bool) {
 	at, _ := slices.BinarySearchFunc(t.order, id, byID)
 	t.order = slices.Insert(t.order, at, s)
 	return s, true
+}
+
+// last returns what a server has said last, of its members the first; nil if it is not known.
+func (t *Table) last(id string) *events.Heartbeat {
+	if s, ok := t.own[id]; ok && len(s.members) > 0 {
+		return s.members[0].counts.last
+	}
+	return nil
 }
 
 // remove forgets an own server.

@@ -34,11 +34,11 @@ type telling struct {
 	// seq is the sequence of the last view update.
 	seq uint64
 	// dueOwn are the own servers that changed, urgent says that one of them did so in more
-	// than its load. dueKeys are the keys of other regions' servers that changed, and of all
-	// that are gone.
-	dueOwn  []*server
-	urgent  bool
-	dueKeys map[string]struct{}
+	// than its load, and dueNow are those that did. dueKeys are the keys of other regions'
+	// servers that changed, and of all that are gone.
+	dueOwn, dueNow []*server
+	urgent         bool
+	dueKeys        map[string]struct{}
 	// fullDue asks for a full update before its time.
 	fullDue        bool
 	toldAt, fullAt time.Time
@@ -51,8 +51,15 @@ type told struct {
 	at          time.Time
 	utilisation float64
 	capacity    int
-	// due says that it has changed since.
-	due bool
+	// due says that it has changed since, dueNow that it did so in more than its load; ahead
+	// that the bucket was told of it, ahead of the update.
+	due, dueNow, ahead bool
+}
+
+// toldAhead reports whether the bucket has what the update of this sequence says of a server.
+func (s *server) toldAhead(seq uint64) bool {
+	return s.ahead && !s.dueNow && s.shown.Seq == seq && s.shown.SeenAt.Equal(s.value.SeenAt) &&
+		s.shown.Load == s.value.Load && s.shown.Capacity == s.value.Capacity
 }
 
 // Told is what a table has to tell.
@@ -60,7 +67,7 @@ type Told struct {
 	// Updates are for other regions, in order.
 	Updates []*events.ViewUpdate
 	// Values are for the bucket; the keys in Gone are to be removed from it.
-	Values []events.Server
+	Values []*events.Server
 	Gone   []string
 }
 
@@ -76,7 +83,13 @@ func (t *Table) counted(seq uint64) {
 
 // due marks an own server as changed.
 func (t *Table) due(s *server, urgent bool) {
-	t.urgent = t.urgent || urgent
+	if urgent {
+		t.urgent = true
+		if !s.dueNow {
+			s.dueNow = true
+			t.dueNow = append(t.dueNow, s)
+		}
+	}
 	if !s.due {
 		s.due = true
 		t.dueOwn = append(t.dueOwn, s)
@@ -86,6 +99,7 @@ func (t *Table) due(s *server, urgent bool) {
 // dueKey marks a server of another region as changed, or any as gone.
 func (t *Table) dueKey(key string) {
 	t.changes++
+	t.show(key)
 	t.dueKeys[key] = struct{}{}
 }
 
@@ -107,16 +121,18 @@ func (t *Table) weigh(s *server, before *events.Server) {
 }
 
 // Tell returns what is due to be told. Changes of other regions are due at once; of the own,
-// a change of state at once but at most every 50 ms, of load each second, and everything
-// every 30 s. Each value has the sequence of the update that brings it.
+// a change of state at once, but for updates at most every 50 ms; of load each second, and
+// everything every 30 s. Each value has the sequence of the update that brings it.
 func (t *Table) Tell(now time.Time) Told {
 	var out Told
 	t.tellKeys(&out)
 	since := now.Sub(t.toldAt)
 	beat := since >= beatEvery
 	if soon := t.urgent && since >= tellEvery; !beat && !soon {
+		t.tellNow(&out)
 		return out
 	}
+	t.dueNow = t.dueNow[:0] // all are due
 	if beat {
 		t.refresh(now)
 	}
@@ -130,10 +146,24 @@ func (t *Table) Tell(now time.Time) Told {
 	return out
 }
 
+// tellNow tells the bucket of own servers ahead of the update that is to bring them.
+func (t *Table) tellNow(out *Told) {
+	for _, s := range t.dueNow {
+		s.dueNow = false
+		if !s.removed {
+			s.value.Seq, s.ahead = t.seq+1, true
+			t.changes++
+			t.showOwn(s)
+			out.Values = append(out.Values, s.shown)
+		}
+	}
+	t.dueNow = t.dueNow[:0]
+}
+
 // tellKeys tells the bucket of other regions' servers, and of those that are gone.
 func (t *Table) tellKeys(out *Told) {
 	for _, key := range sortedKeys(t.dueKeys) {
-		if v, ok := t.get(key); ok {
+		if v := t.get(key); v != nil {
 			out.Values = append(out.Values, v)
 		} else {
 			out.Gone = append(out.Gone, key)
@@ -142,18 +172,18 @@ func (t *Table) tellKeys(out *Told) {
 	clear(t.dueKeys)
 }
 
-// get returns the server under a key of the bucket.
-func (t *Table) get(key string) (events.Server, bool) {
+// get returns the server under a key of the bucket, nil if there is none.
+func (t *Table) get(key string) *events.Server {
 	region, id, _ := strings.Cut(key, ".")
 	if s, ok := t.own[id]; ok && region == t.region {
-		return t.shown(s), true
+		return t.copied(s)
 	}
 	if o, ok := t.others[region]; ok {
 		if at, ok := o.find(id); ok {
-			return o.shown(o.servers[at]), true
+			return o.shown(o.servers[at])
 		}
 	}
-	return events.Server{}, false
+	return nil
 }
 
 // refresh marks servers as changed whose values are old, at most twice as many as come due
@@ -205,10 +235,15 @@ func (t *Table) stamp(out *Told, s *server, now time.Time) {
 	if s.removed {
 		return
 	}
+	known := s.toldAhead(t.seq)
 	s.value.Seq = t.seq
-	t.changes++
 	s.told = told{at: now, utilisation: s.value.Load.Utilisation, capacity: s.value.Capacity}
-	out.Values = append(out.Values, t.shown(s))
+	if known {
+		return
+	}
+	t.changes++
+	t.showOwn(s)
+	out.Values = append(out.Values, s.shown)
 }
 
 func (t *Table) newUpdate(list []*server, now time.Time) *events.ViewUpdate {

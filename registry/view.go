@@ -3,6 +3,7 @@ package registry
 import (
 	"cmp"
 	"maps"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 type View struct {
 	// View is what placement.Decide reads.
 	placement.View
-	// Servers are the servers of all regions, sorted by region and id.
-	Servers []events.Server
+	// Servers are the servers of all regions, sorted by region and id; for reading only.
+	Servers []*events.Server
 
 	// starts holds, for each of Regions, the index of its first server in Servers.
 	starts []int
@@ -32,34 +33,53 @@ type View struct {
 // in slow start are as small as at now. seqs holds the newest view update of each region that it includes;
 // current tells, in Unix nanoseconds, when it was last known to be complete.
 func NewView(servers []events.Server, seqs map[string]uint64, current *atomic.Int64, now time.Time) *View {
+	list := make([]*events.Server, len(servers))
+	for i := range servers {
+		list[i] = &servers[i]
+	}
+	return newView(list, seqs, current, now)
+}
+
+func newView(servers []*events.Server, seqs map[string]uint64, current *atomic.Int64, now time.Time) *View {
 	v := &View{Servers: servers, seqs: seqs, current: current}
 	list := make([]placement.Server, len(servers))
-	for i := range servers {
-		s := &servers[i]
-		list[i] = placement.Server{
-			ID: s.Server, Region: s.Region, State: s.State, Capacity: Effective(s, now),
-			Utilisation: s.Load.Utilisation, Location: s.Location, Replication: s.Replication,
-		}
-		if !s.RejoinedAt.IsZero() {
-			v.settled = latest(v.settled, s.RejoinedAt.Add(slowStart))
-		}
-		if s.State == events.StateSuspect && s.Protection == events.FailOpen && s.DrainUntil.IsZero() {
-			list[i].State = events.StateUp
-		}
-		if s.State == events.StateDraining {
-			list[i].DrainingSince, list[i].DrainUntil = s.Since, s.DrainUntil
-		}
+	for i, s := range servers {
+		list[i] = candidate(s, now)
+		v.settled = latest(v.settled, settles(s))
 	}
 	v.View = placement.NewView(list, settingsOf(servers)...)
 	v.starts = make([]int, len(v.Regions))
-	for i := range servers {
-		if i == 0 || servers[i].Region != servers[i-1].Region {
-			if r, ok := v.Region(servers[i].Region); ok {
+	for i, s := range servers {
+		if i == 0 || s.Region != servers[i-1].Region {
+			if r, ok := v.Region(s.Region); ok {
 				v.starts[r] = i
 			}
 		}
 	}
 	return v
+}
+
+// candidate returns a server as placement sees it at now.
+func candidate(s *events.Server, now time.Time) placement.Server {
+	c := placement.Server{
+		ID: s.Server, Region: s.Region, State: s.State, Capacity: Effective(s, now),
+		Utilisation: s.Load.Utilisation, Location: s.Location, Replication: s.Replication,
+	}
+	if s.State == events.StateSuspect && s.Protection == events.FailOpen && s.DrainUntil.IsZero() {
+		c.State = events.StateUp
+	}
+	if s.State == events.StateDraining {
+		c.DrainingSince, c.DrainUntil = s.Since, s.DrainUntil
+	}
+	return c
+}
+
+// settles returns when a server's slow start ends, zero if it is in none.
+func settles(s *events.Server) time.Time {
+	if s.RejoinedAt.IsZero() {
+		return time.Time{}
+	}
+	return s.RejoinedAt.Add(slowStart)
 }
 
 // Server returns the server with that id, false if the view has none.
@@ -72,7 +92,7 @@ func (v *View) Server(id string) (events.Server, bool) {
 	// after it stand further on here.
 	for i := v.starts[at.Region] + at.Server; i < len(v.Servers); i++ {
 		if v.Servers[i].Server == id {
-			return v.Servers[i], true
+			return *v.Servers[i], true
 		}
 	}
 	return events.Server{}, false
@@ -88,12 +108,12 @@ func (v *View) Age(now time.Time) time.Duration {
 
 // settingsOf returns what is set of the regions of servers sorted by region and id, as the
 // newest value of each says, the first by id of several; none for a region with nothing set.
-func settingsOf(servers []events.Server) (settings []placement.Setting) {
+func settingsOf(servers []*events.Server) (settings []placement.Setting) {
 	for i := 0; i < len(servers); {
-		newest, end := &servers[i], i+1
+		newest, end := servers[i], i+1
 		for ; end < len(servers) && servers[end].Region == newest.Region; end++ {
 			if servers[end].Seq > newest.Seq {
-				newest = &servers[end]
+				newest = servers[end]
 			}
 		}
 		if newest.RegionRole != "" || newest.RegionWeight != nil {
@@ -107,14 +127,16 @@ func settingsOf(servers []events.Server) (settings []placement.Setting) {
 }
 
 // seqsOf returns the highest sequence of each region's values.
-func seqsOf(servers []events.Server) map[string]uint64 {
+func seqsOf(servers []*events.Server) map[string]uint64 {
 	seqs := map[string]uint64{}
-	for i := range servers {
-		seqs[servers[i].Region] = max(seqs[servers[i].Region], servers[i].Seq)
+	for _, s := range servers {
+		if s.Seq >= seqs[s.Region] {
+			seqs[s.Region] = s.Seq
+		}
 	}
 	return seqs
 }
 
 func compareServers(a, b *events.Server) int {
-	return cmp.Or(cmp.Compare(a.Region, b.Region), cmp.Compare(a.Server, b.Server))
+	return cmp.Or(strings.Compare(a.Region, b.Region), strings.Compare(a.Server, b.Server))
 }

@@ -28,6 +28,7 @@ type cli struct {
 	Keys     keysCmd     `cmd:"" help:"Make signing keys."`
 	User     userCmd     `cmd:"" help:"Make entries of a users file."`
 	Demo     demoCmd     `cmd:"" help:"Run a demo regional server, as berth dev does."`
+	Bench    benchCmd    `cmd:"" help:"Measure, each figure beside its floor."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	Config  kong.ConfigFlag `placeholder:"FILE" help:"Read settings from a YAML file; flags and BERTH_… variables go before it."`

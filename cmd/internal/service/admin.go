@@ -57,7 +57,9 @@ func (a admin) servers(w http.ResponseWriter) {
 		return
 	}
 	list.AgeMS = view.Age(time.Now()).Milliseconds()
-	list.Servers = append(list.Servers, view.Servers...)
+	for _, s := range view.Servers {
+		list.Servers = append(list.Servers, *s)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(list) // the client has gone; there is nobody to tell
 }

@@ -1,0 +1,239 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/registry"
+)
+
+// flipEvery is the time from one measured change to the next, which is of another of so many
+// flippers.
+const (
+	flipEvery = 10 * time.Millisecond
+	flippers  = 50
+)
+
+// stopwatch times what happens to keys.
+type stopwatch struct {
+	// mu guards the fields below: began is when a key was last changed, zero if that was seen.
+	mu    sync.Mutex
+	began map[string]time.Time
+	took  []time.Duration
+}
+
+func (w *stopwatch) start(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.began[key] = time.Now()
+}
+
+// stop notes that the change of a key was seen.
+func (w *stopwatch) stop(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if began := w.began[key]; !began.IsZero() {
+		w.took = append(w.took, time.Since(began))
+		w.began[key] = time.Time{}
+	}
+}
+
+// times returns what was measured, and how much was never seen.
+func (w *stopwatch) times() (took []time.Duration, missing int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, began := range w.began {
+		if !began.IsZero() {
+			missing++
+		}
+	}
+	return w.took, missing
+}
+
+// flips measures from the heartbeat by which a server says that it drains, or does so no more,
+// to the view of a follower that has a connection of its own.
+func (r *run) flips(ctx context.Context, p *peers) ([]time.Duration, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	beats := make([]*events.Heartbeat, flippers)
+	for i := range beats {
+		beats[i] = Heartbeat(i)
+		beats[i].Server = fmt.Sprintf("flip-%02d", i)
+	}
+	watch := stopwatch{began: map[string]time.Time{}}
+	states := map[string]events.State{}
+	seen := make(chan struct{})
+	f := registry.NewFollower(p.reader, func(v *registry.View) {
+		for _, h := range beats {
+			at, ok := v.Find(h.Server)
+			if ok && states[h.Server] != v.State(at) {
+				states[h.Server] = v.State(at)
+				watch.stop(h.Server)
+			}
+		}
+		if len(states) == flippers && seen != nil {
+			close(seen)
+			seen = nil
+		}
+	}, nil)
+	var g errgroup.Group
+	g.Go(func() error { return f.Run(ctx) })
+	err := r.flip(ctx, p.writer, beats, &watch, seen)
+	cancel()
+	if err = errors.Join(err, g.Wait()); err != nil {
+		return nil, err
+	}
+	took, missing := watch.times()
+	if missing > 0 || len(took) == 0 {
+		return nil, fmt.Errorf("%d changes were seen, %d were not", len(took), missing)
+	}
+	return took, nil
+}
+
+// flip changes states for a time, once all flippers were seen.
+func (r *run) flip(ctx context.Context, conn *jetstream.Conn, beats []*events.Heartbeat, watch *stopwatch, seen <-chan struct{}) error {
+	say := func(h *events.Heartbeat) error {
+		h.Seq++
+		h.At = time.Now().UTC()
+		data, err := events.Encode(h)
+		if err == nil {
+			watch.start(h.Server)
+			err = conn.Publish(ctx, h.Subject().String(), data)
+		}
+		return err
+	}
+	for _, h := range beats {
+		if err := say(h); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-seen:
+	case <-time.After(settleLimit):
+		return errors.New("the servers that are to change are not seen")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	watch.mu.Lock()
+	watch.took = nil
+	watch.mu.Unlock()
+	return r.every(ctx, flipEvery, func(i int) error {
+		h := beats[i%flippers]
+		if h.State == events.StateUp {
+			h.State = events.StateDraining
+		} else {
+			h.State = events.StateUp
+		}
+		return say(h)
+	})
+}
+
+// every calls fn at a steady pace for a phase, and waits for what it has begun.
+func (r *run) every(ctx context.Context, pace time.Duration, fn func(i int) error) error {
+	t := time.NewTicker(pace)
+	defer t.Stop()
+	end := time.Now().Add(r.Phase)
+	for i := 0; time.Now().Before(end); i++ {
+		if err := fn(i); err != nil {
+			return err
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	select {
+	case <-time.After(200 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// puts measures the floor of flips: a key put by one connection to a bare watch of another.
+func (r *run) puts(ctx context.Context, p *peers) ([]time.Duration, error) {
+	if _, err := floorBucket(ctx, p.writer); err != nil {
+		return nil, err
+	}
+	kv, err := p.reader.JetStream().KeyValue(ctx, floorName)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket: %w", err)
+	}
+	w, err := kv.WatchAll(ctx, natsjs.UpdatesOnly())
+	if err != nil {
+		return nil, fmt.Errorf("watch bucket: %w", err)
+	}
+	watch := stopwatch{began: map[string]time.Time{}}
+	var g errgroup.Group
+	g.Go(func() error {
+		for e := range w.Updates() {
+			if e != nil {
+				watch.stop(e.Key())
+			}
+		}
+		return nil
+	})
+	value := make([]byte, 600)
+	err = r.every(ctx, flipEvery, func(i int) error {
+		subject := floorSubject(i % flippers)
+		watch.start(strings.TrimPrefix(subject, "$KV."+floorName+"."))
+		_, err := p.writer.JetStream().Publish(ctx, subject, value)
+		return err
+	})
+	err = errors.Join(err, w.Stop(), g.Wait())
+	took, _ := watch.times()
+	return took, err
+}
+
+// freshView measures the time from the start of a follower to its first view.
+func freshView(ctx context.Context, conn *jetstream.Conn, servers int) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	var took time.Duration
+	var size int
+	began := time.Now()
+	f := registry.NewFollower(conn, func(v *registry.View) {
+		if took == 0 {
+			took, size = time.Since(began), len(v.Servers)
+			cancel()
+		}
+	}, nil)
+	if err := f.Run(ctx); err != nil {
+		return 0, err
+	}
+	if size < servers {
+		return 0, fmt.Errorf("a fresh view has %d servers, want %d", size, servers)
+	}
+	return took, nil
+}
+
+// freshWatch measures the same of a bare watch of as many keys.
+func freshWatch(ctx context.Context, kv natsjs.KeyValue, keys int) (time.Duration, error) {
+	began := time.Now()
+	w, err := kv.WatchAll(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("watch bucket: %w", err)
+	}
+	n := 0
+	for e := range w.Updates() {
+		if e == nil {
+			break
+		}
+		n++
+	}
+	took := time.Since(began)
+	if n < keys {
+		return 0, fmt.Errorf("a watch has %d keys, want %d", n, keys)
+	}
+	return took, w.Stop()
+}

@@ -1,0 +1,301 @@
+package events
+
+import (
+	"math"
+	"strconv"
+	"time"
+)
+
+// scanner reads JSON as this build, and any plain encoder, writes it: known keys, each at most
+// once, strings of ASCII without escapes, whole numbers without exponents. It is a fast way to
+// what encoding/json would read, never another: at anything else it stops, ok is false, and
+// the payload is to be read by encoding/json.
+type scanner struct {
+	data []byte
+	at   int
+	ok   bool
+}
+
+// maxDepth is how deep a value may nest that is skipped.
+const maxDepth = 16
+
+// stop gives up. It returns false for the convenience of its callers.
+func (s *scanner) stop() bool {
+	s.ok = false
+	return false
+}
+
+// space skips white space.
+func (s *scanner) space() {
+	for s.at < len(s.data) {
+		switch s.data[s.at] {
+		case ' ', '\t', '\n', '\r':
+			s.at++
+		default:
+			return
+		}
+	}
+}
+
+// next reports whether b comes next, after white space, and steps over it.
+func (s *scanner) next(b byte) bool {
+	if s.at < len(s.data) && s.data[s.at] == b { // mostly there is no white space
+		s.at++
+		return true
+	}
+	s.space()
+	if s.at < len(s.data) && s.data[s.at] == b {
+		s.at++
+		return true
+	}
+	return false
+}
+
+// open steps into an object.
+func (s *scanner) open() {
+	if !s.next('{') {
+		s.stop()
+	}
+}
+
+// key returns the next key of an object, false at its end or fault. first says that none was
+// read yet.
+func (s *scanner) key(first bool) ([]byte, bool) {
+	if s.next('}') {
+		return nil, false
+	}
+	if !first && !s.next(',') {
+		return nil, s.stop()
+	}
+	k := s.text()
+	if !s.ok || !s.next(':') {
+		return nil, s.stop()
+	}
+	return k, true
+}
+
+// end reports whether everything was read.
+func (s *scanner) end() bool {
+	s.space()
+	return s.ok && s.at == len(s.data)
+}
+
+// text returns the bytes of a string, which stay part of the payload.
+func (s *scanner) text() []byte {
+	if !s.next('"') {
+		s.stop()
+		return nil
+	}
+	data := s.data
+	for i := s.at; i < len(data); i++ {
+		switch b := data[i]; {
+		case b == '"':
+			t := data[s.at:i]
+			s.at = i + 1
+			return t
+		case b < ' ' || b == '\\' || b >= 0x80:
+			s.stop()
+			return nil
+		}
+	}
+	s.stop()
+	return nil
+}
+
+// keep reads a string; where it is the same as like, it is that one.
+func (s *scanner) keep(like string) string {
+	t := s.text()
+	if string(t) == like {
+		return like
+	}
+	return string(t)
+}
+
+// state reads a state that this build knows.
+func (s *scanner) state() State {
+	switch string(s.text()) {
+	case string(StateUp):
+		return StateUp
+	case string(StateSuspect):
+		return StateSuspect
+	case string(StateDown):
+		return StateDown
+	case string(StateDraining):
+		return StateDraining
+	case string(StateLeft):
+		return StateLeft
+	}
+	s.stop()
+	return ""
+}
+
+// maxDigits is how many digits of a number are sure to fit.
+const maxDigits = 18
+
+// natural reads a whole number of at least 0.
+func (s *scanner) natural() uint64 {
+	s.space()
+	from := s.at
+	var n uint64
+	for s.at < len(s.data) && digit(s.data[s.at]) {
+		n = 10*n + uint64(s.data[s.at]-'0')
+		s.at++
+	}
+	if count := s.at - from; count == 0 || count > maxDigits || count > 1 && s.data[from] == '0' || s.fractional() {
+		s.stop()
+	}
+	return n
+}
+
+// whole reads a whole number of at least 0 as an int.
+func (s *scanner) whole() int { return int(s.natural()) }
+
+// fractional reports whether a number goes on with a fraction or an exponent.
+func (s *scanner) fractional() bool {
+	return s.at < len(s.data) && (s.data[s.at] == '.' || s.data[s.at]|0x20 == 'e')
+}
+
+// tens are the powers of ten that a float64 holds exactly and by which one of at most
+// exactDigits digits may be divided with a single rounding.
+var tens = [...]float64{1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15}
+
+const exactDigits = 15
+
+// float reads a number.
+func (s *scanner) float() float64 {
+	s.space()
+	from := s.at
+	negative := s.at < len(s.data) && s.data[s.at] == '-'
+	if negative {
+		s.at++
+	}
+	whole := s.at
+	var n uint64
+	for s.at < len(s.data) && digit(s.data[s.at]) {
+		n = 10*n + uint64(s.data[s.at]-'0') // what overflows is not used
+		s.at++
+	}
+	digits := s.at - whole
+	if digits == 0 || digits > 1 && s.data[whole] == '0' {
+		s.stop()
+		return 0
+	}
+	fraction := 0
+	if s.at < len(s.data) && s.data[s.at] == '.' {
+		s.at++
+		for s.at < len(s.data) && digit(s.data[s.at]) {
+			n = 10*n + uint64(s.data[s.at]-'0')
+			s.at++
+			fraction++
+		}
+		if fraction == 0 {
+			s.stop()
+			return 0
+		}
+	}
+	if s.at < len(s.data) && s.data[s.at]|0x20 == 'e' {
+		s.stop()
+		return 0
+	}
+	if digits+fraction > exactDigits {
+		f, err := strconv.ParseFloat(string(s.data[from:s.at]), 64)
+		if err != nil {
+			s.stop()
+		}
+		return f
+	}
+	f := float64(n) / tens[fraction]
+	if negative {
+		f = math.Copysign(f, -1)
+	}
+	return f
+}
+
+// time reads a time as encoding/json does.
+func (s *scanner) time() (t time.Time) {
+	s.space()
+	from := s.at
+	if s.text(); s.ok && t.UnmarshalJSON(s.data[from:s.at]) != nil {
+		s.stop()
+	}
+	return t
+}
+
+func digit(b byte) bool { return b >= '0' && b <= '9' }
+
+// unknown skips the value of a key that this build does not know. A key that encoding/json
+// might take for a known one, for it minds no case, is none of those.
+func (s *scanner) unknown(key []byte) {
+	for _, b := range key {
+		if b >= 'A' && b <= 'Z' {
+			s.stop()
+			return
+		}
+	}
+	s.skip(0)
+}
+
+// skip steps over any value.
+func (s *scanner) skip(depth int) {
+	s.space()
+	if s.at >= len(s.data) || depth > maxDepth {
+		s.stop()
+		return
+	}
+	switch b := s.data[s.at]; {
+	case b == '"':
+		s.text()
+	case b == '{':
+		s.at++
+		for first := true; ; first = false {
+			if _, more := s.key(first); !more {
+				return
+			}
+			s.skip(depth + 1)
+			if !s.ok {
+				return
+			}
+		}
+	case b == '[':
+		s.at++
+		if s.next(']') {
+			return
+		}
+		for {
+			s.skip(depth + 1)
+			if !s.ok || s.next(']') {
+				return
+			}
+			if !s.next(',') {
+				s.stop()
+				return
+			}
+		}
+	case b == '-' || digit(b):
+		s.float()
+	default:
+		s.word()
+	}
+}
+
+// word steps over true, false and null.
+func (s *scanner) word() {
+	for _, w := range [...]string{"true", "false", "null"} {
+		if rest := s.data[s.at:]; len(rest) >= len(w) && string(rest[:len(w)]) == w {
+			s.at += len(w)
+			return
+		}
+	}
+	s.stop()
+}
+
+// fields tells which known keys an object had, to find those that come twice.
+type fields uint32
+
+// add notes a key by its number, and reports whether it is the first time.
+func (f *fields) add(number int) bool {
+	bit := fields(1) << number
+	first := *f&bit == 0
+	*f |= bit
+	return first
+}

@@ -1,0 +1,86 @@
+package registry_test
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/registry"
+)
+
+// TestNextIsAll: however often a view is made from the one before, it is the view of the
+// servers that there are, and those before stay as they were.
+func TestNextIsAll(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var current atomic.Int64
+		series := registry.NewSeries(&current)
+		servers := map[string]*events.Server{}
+		now := start
+		var before *registry.View
+		var was []events.Server
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			var changed []*events.Server
+			var gone []string
+			for range rapid.IntRange(0, 5).Draw(t, "changes") {
+				s := drawServer(t, now)
+				if _, ok := servers[s.Key()]; ok && rapid.IntRange(0, 4).Draw(t, "goes") == 0 {
+					delete(servers, s.Key())
+					changed = slices.DeleteFunc(changed, func(c *events.Server) bool { return c.Key() == s.Key() })
+					gone = append(gone, s.Key())
+					continue
+				}
+				gone = slices.DeleteFunc(gone, func(key string) bool { return key == s.Key() })
+				servers[s.Key()] = s
+				changed = append(changed, s)
+			}
+			now = now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "seconds")) * time.Second)
+			got := series.Next(changed, gone, now)
+			list := slices.SortedFunc(maps.Values(servers), func(a, b *events.Server) int {
+				return slices.Compare([]string{a.Region, a.Server}, []string{b.Region, b.Server})
+			})
+			want := registry.NewSeries(&current).All(list, now)
+			if diff := cmp.Diff(want, got, cmp.Exporter(func(reflect.Type) bool { return true }), cmp.Comparer(sameCount), cmpopts.EquateEmpty()); diff != "" {
+				t.Fatalf("view (-of all +next):\n%s", diff)
+			}
+			if before != nil {
+				if diff := cmp.Diff(was, values(before)); diff != "" {
+					t.Fatalf("the view before (-was +is):\n%s", diff)
+				}
+			}
+			before, was = got, values(got)
+		}
+	})
+}
+
+func sameCount(a, b *atomic.Int64) bool { return a == b }
+
+func values(v *registry.View) (list []events.Server) {
+	for _, s := range v.Servers {
+		list = append(list, *s)
+	}
+	return list
+}
+
+// drawServer returns a server of one of three regions, of which two may claim the same id.
+func drawServer(t *rapid.T, now time.Time) *events.Server {
+	s := remote(fmt.Sprint("s-", rapid.IntRange(0, 4).Draw(t, "id")), uint64(rapid.IntRange(1, 9).Draw(t, "seq")))
+	s.Region = rapid.SampledFrom([]string{"a-1", "a", "b-1"}).Draw(t, "region")
+	if s.Region == "b-1" {
+		s.Server = "b-" + s.Server
+	}
+	s.State = rapid.SampledFrom([]events.State{events.StateUp, events.StateSuspect, events.StateDraining, events.StateDown}).Draw(t, "state")
+	s.Protection = rapid.SampledFrom([]string{"", events.FailOpen}).Draw(t, "protection")
+	if rapid.Bool().Draw(t, "slow") {
+		s.RejoinedAt = now.Add(-time.Duration(rapid.IntRange(0, 90).Draw(t, "rejoined")) * time.Second)
+	}
+	return &s
+}
