@@ -78,8 +78,8 @@ type ViewRequest struct {
 // question is a request that can be wrong.
 type question interface{ check() error }
 
-// parse reads a request.
-func parse(data []byte, q question) error {
+// readQuestion reads a request.
+func readQuestion(data []byte, q question) error {
 	if len(data) > maxQuestion {
 		return fmt.Errorf("%w: %d bytes, at most %d are read", ErrBadRequest, len(data), maxQuestion)
 	}
