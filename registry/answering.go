@@ -63,7 +63,7 @@ func answering[Request, Reply any](fn func(context.Context, Request) (Reply, err
 // answerProbe probes servers of other regions.
 func (r *Registry) answerProbe(ctx context.Context, request []byte) ([]byte, error) {
 	var q ProbeRequest
-	if err := parse(request, &q); err != nil {
+	if err := readQuestion(request, &q); err != nil {
 		return nil, err
 	}
 	v := r.View()
@@ -108,7 +108,7 @@ func (viewAsked) event() {}
 // the sequences under which other regions know them.
 func (r *Registry) answerView(ctx context.Context, request []byte) ([]byte, error) {
 	var q ViewRequest
-	if err := parse(request, &q); err != nil {
+	if err := readQuestion(request, &q); err != nil {
 		return nil, err
 	}
 	reply := make(chan *events.ViewUpdate, 1)
@@ -124,7 +124,7 @@ func (r *Registry) answerView(ctx context.Context, request []byte) ([]byte, erro
 	}
 }
 
-// view gives a part of the view to who asked for it.
+// giveView gives a part of the view to who asked for it.
 func (r *Registry) giveView(q viewAsked, now time.Time) {
 	if !r.leader.leadsIn(r.term) {
 		q.reply <- nil
@@ -154,10 +154,10 @@ func (t *Table) Part(part, of int, now time.Time) *events.ViewUpdate {
 }
 
 // partOf returns in which part, from 1 to of, a server is.
-func partOf(id string, of int) int { return 1 + int(hash(id)%uint64(of)) }
+func partOf(id string, of int) int { return 1 + int(fnv1a(id)%uint64(of)) }
 
-// hash is FNV-1a, of 64 bits.
-func hash(s string) uint64 {
+// fnv1a is that hash, of 64 bits.
+func fnv1a(s string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * 1099511628211

@@ -34,12 +34,12 @@ type Finding struct{ Good, Failed int }
 
 // dead reports whether so few servers answer that the region is dead, as far as that goes.
 func (f Finding) dead() bool {
-	return f.Failed > 0 && float64(f.Failed) >= deadShare*float64(f.Good+f.Failed)
+	return f.Failed > 0 && 100*f.Failed >= deadPercent*(f.Good+f.Failed)
 }
 
 const (
-	// deadShare is the share of a region's servers that must fail their probes.
-	deadShare = 0.9
+	// deadPercent is how many of a hundred servers must fail their probes.
+	deadPercent = 90
 	// surveyEvery is the time from one round of probes to the next, surveySeldom the same once
 	// the region is down or was found alive livesEnough times in a row; lostSurvey is how long
 	// the results of a round are awaited.
@@ -67,14 +67,14 @@ type inquest struct {
 	open bool
 	// polled is when each other region was last asked, said what each last found and when.
 	polled map[string]time.Time
-	said   map[string]said
+	said   map[string]testified
 	// deaths and lives are how many rounds in a row found it dead, and alive. alone is since
 	// when each found it dead while no other region was in reach to ask.
 	deaths, lives int
 	alone         time.Time
 }
 
-type said struct {
+type testified struct {
 	Finding
 	at time.Time
 }
@@ -83,9 +83,9 @@ type said struct {
 type finding int
 
 const (
-	unclear finding = iota
-	dead
-	living
+	foundNothing finding = iota
+	foundDead
+	foundLiving
 )
 
 // survey asks for the next round of probes of a region that is out of reach.
@@ -102,7 +102,7 @@ func (t *Table) survey(name string, o *otherRegion, now time.Time) []Effect {
 		return nil // nobody there was alive when it was last heard: there is nothing to find out
 	}
 	if o.polled == nil {
-		o.polled, o.said = map[string]time.Time{}, map[string]said{}
+		o.polled, o.said = map[string]time.Time{}, map[string]testified{}
 	}
 	o.round++
 	o.open, o.held = true, now
@@ -161,14 +161,14 @@ func (t *Table) surveyed(e Surveyed, now time.Time) []Effect {
 	}
 	for region, f := range e.Found {
 		if region != t.region {
-			o.said[region] = said{f, now}
+			o.said[region] = testified{f, now}
 		}
 	}
 	switch t.conclude(e.Region, o, e.Found[t.region], now) {
-	case unclear:
-	case dead:
+	case foundNothing:
+	case foundDead:
 		o.deaths, o.lives = o.deaths+1, 0
-	case living:
+	case foundLiving:
 		o.deaths, o.lives = 0, o.lives+1
 	}
 	switch {
@@ -189,7 +189,7 @@ func (t *Table) conclude(name string, o *otherRegion, own Finding, now time.Time
 	for _, region := range others {
 		if age, ok := t.others[region].age(name, now); ok && age < t.detection.Unreachable {
 			o.alone = time.Time{}
-			return living // it is heard there
+			return foundLiving // it is heard there
 		}
 		if o.polled[region].IsZero() {
 			asked = false
@@ -197,30 +197,30 @@ func (t *Table) conclude(name string, o *otherRegion, own Finding, now time.Time
 		if s, ok := o.said[region]; ok && now.Sub(s.at) < saidHolds {
 			if !s.dead() {
 				o.alone = time.Time{}
-				return living
+				return foundLiving
 			}
 			agree++
 		}
 	}
 	switch {
 	case own.Good+own.Failed == 0:
-		return unclear
+		return foundNothing
 	case !own.dead():
 		o.alone = time.Time{}
-		return living
+		return foundLiving
 	case len(others) > 0:
 		o.alone = time.Time{}
 		if agree > 0 && asked {
-			return dead
+			return foundDead
 		}
-		return unclear
+		return foundNothing
 	case o.alone.Before(t.gap) || o.alone.IsZero():
 		o.alone = o.held
 	}
 	if now.Sub(o.alone) >= t.detection.Alone {
-		return dead
+		return foundDead
 	}
-	return unclear
+	return foundNothing
 }
 
 // grounds says why a region is down.

@@ -94,6 +94,9 @@ func (m *missing) completed(seq uint64) {
 	if seq >= m.upTo {
 		m.whole, m.upTo = false, 0
 	}
+	if !m.any() {
+		m.vain = 0
+	}
 }
 
 // due reports whether the region is to be asked now, and notes that it is.
@@ -122,8 +125,8 @@ func (t *Table) answered(e ViewAnswered, now time.Time) []Effect {
 		return nil
 	}
 	effects := t.take(o, e.Update, now)
-	if o.vain++; !o.any() {
-		o.vain = 0
+	if o.any() {
+		o.vain++
 	}
 	return effects
 }

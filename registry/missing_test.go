@@ -74,6 +74,18 @@ func TestALostUpdateIsAskedFor(t *testing.T) {
 			want:  []string{"1.20 ask us-east-1", "3.20 ask us-east-1", "7.20 ask us-east-1"},
 		},
 		{
+			name: "after it has healed, the next loss is asked for at once", until: 6,
+			steps: []step{
+				begin,
+				{1, told(update(3, nil, remote("a", 3)))},
+				{1.3, answer(nil)},
+				{3.3, answer(nil)},
+				{3.5, told(update(4, full(1, 1), remote("a", 3)))},
+				{4.5, told(update(6, nil, remote("a", 6)))},
+			},
+			want: []string{"1.20 ask us-east-1", "3.20 ask us-east-1", "4.70 ask us-east-1"},
+		},
+		{
 			name: "the answer is of before: asked again", until: 5,
 			steps: []step{
 				begin,

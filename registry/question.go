@@ -74,8 +74,8 @@ type ViewRequest struct {
 // question is a request that can be wrong.
 type question interface{ check() error }
 
-// parse reads a request.
-func parse(data []byte, q question) error {
+// readQuestion reads a request.
+func readQuestion(data []byte, q question) error {
 	if err := decodeRequest(data, q); err != nil {
 		return err
 	}

@@ -166,7 +166,10 @@ func TestARegionIsDownOnlyWhenItsServersAre(t *testing.T) {
 		}
 	}
 
-	// A standby that takes over knows that.
+	// A standby that takes over knows that, and tells nobody again.
+	jetstreamtest.Eventually(t, 5*time.Second, "the bucket has it", func() bool {
+		return storedServers(t, regions[own].conn)[cut+"."+cut+"-c"].Reason == "region_down"
+	})
 	stop := regions[own].stop
 	regions[own].start(t)
 	jetstreamtest.Eventually(t, 5*time.Second, "a standby", regions[own].sees(cut, 3, events.StateDown, "region_down"))

@@ -84,7 +84,7 @@ func (t *Table) askable(id string, now time.Time) []string {
 	if len(fresh) <= witnesses {
 		return fresh
 	}
-	first := (hash(id)%uint64(len(fresh)) + uint64(now.UnixNano()/int64(witnessEvery))) % uint64(len(fresh))
+	first := (fnv1a(id)%uint64(len(fresh)) + uint64(now.UnixNano()/int64(witnessEvery))) % uint64(len(fresh))
 	var list []string
 	for i := range uint64(witnesses) {
 		list = append(list, fresh[(first+i)%uint64(len(fresh))])
