@@ -33,14 +33,14 @@ func examples() map[string]events.Event {
 	server := events.Server{
 		Server: "eu-west-1-a", Region: "eu-west-1", URL: "https://a.eu.example.com", HealthURL: "https://a.eu.example.com/live",
 		AuthURL: "https://a.eu.example.com/berth", Boot: boot, State: events.StateSuspect, Reason: "missed_heartbeats",
-		Since: since, SeenAt: at.Add(-2 * time.Second), IntervalMS: 1000, Capacity: 5000, Load: load(),
+		Since: since, SeenAt: at.Add(-2 * time.Second), IntervalMS: 1000, Capacity: 5000, Load: load(), LoadSource: "prometheus",
 		Location: events.Location{Lat: 53.35, Lon: -6.26}, Replication: map[string]string{"us-east-1": "0/16B3748"}, Seq: 411,
 	}
 	return map[string]events.Event{
 		"heartbeat":        heartbeat(),
 		"heartbeat_sparse": sparseHeartbeat(),
 		"load": &events.LoadReport{
-			Version: 1, Server: "eu-west-1-a", Region: "eu-west-1", At: at, Load: load(), Source: "prometheus",
+			Version: 1, Server: "eu-west-1-a", Region: "eu-west-1", At: at, Load: load(), Fields: []string{"cpu", "utilisation"}, Source: "prometheus",
 		},
 		"server": &events.ServerState{
 			Version: 1, Server: "eu-west-1-a", Region: "eu-west-1", State: events.StateDown, Previous: events.StateSuspect,

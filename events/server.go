@@ -167,7 +167,10 @@ type LoadReport struct {
 	Region  string    `json:"region"`
 	At      time.Time `json:"at"`
 	Load    Load      `json:"load"`
-	// Source names the telemetry system.
+	// Fields names those of Load that the report speaks of, by their JSON names; the others
+	// are left as they are. Empty: all.
+	Fields []string `json:"fields,omitempty"`
+	// Source names the telemetry system: 1 to 64 of a-z 0-9 - _.
 	Source string `json:"source"`
 }
 
@@ -180,7 +183,7 @@ func (l *LoadReport) check() error {
 	if err := checkHeader(l.Version, l.At); err != nil {
 		return err
 	}
-	if err := checkTokens([2]string{"server", l.Server}, [2]string{"region", l.Region}); err != nil {
+	if err := checkTokens([2]string{"server", l.Server}, [2]string{"region", l.Region}, [2]string{"source", l.Source}); err != nil {
 		return err
 	}
 	return l.Load.check()

@@ -134,7 +134,9 @@ func (t *Table) tick(now time.Time) []Effect {
 		effects = append(effects, t.judge(s, now)...)
 		t.mark(s)
 		t.settle(s, now)
+		t.expire(s, now)
 	}
+	effects = append(effects, t.expireEarly(now)...)
 	for _, s := range expired {
 		t.remove(s)
 	}
@@ -151,7 +153,7 @@ func (t *Table) regroup(s *server, now time.Time) []Effect {
 	s.prune(t.gap, now)
 	t.processes -= before - len(s.members)
 	was := s.value
-	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
+	t.describeLoad(s, now)
 	t.weigh(s, &was)
 	said := s.announced(t.gap, now, t.detection.DownAfter)
 	serving := func(state events.State) bool { return state == events.StateUp || state == events.StateDraining }

@@ -27,6 +27,8 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 	switch e := e.(type) {
 	case HeartbeatSeen:
 		return t.heartbeat(e, now)
+	case LoadSeen:
+		return t.loadReported(e.Report, now)
 	case ProbeDone:
 		return t.probed(e, now)
 	case UpdateSeen:
@@ -57,6 +59,8 @@ type server struct {
 	evidence
 	flaps
 	told
+	// central is what a telemetry system says of its load, nil for nothing.
+	central *central
 	removed bool
 }
 
@@ -92,7 +96,7 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 		t.arrived[t.at]++
 	}
 	before := s.value
-	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
+	t.describeLoad(s, now)
 	effects := t.hear(s, kind == alive, now)
 	t.weigh(s, &before)
 	return effects
@@ -202,6 +206,7 @@ func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 	if len(s.members) == 0 {
 		s.value = *v
 		s.value.Protection = ""
+		s.central = restoredLoad(v, now)
 		s.told = told{at: now, utilisation: v.Load.Utilisation, capacity: v.Capacity}
 	}
 	return true

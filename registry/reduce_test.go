@@ -23,7 +23,7 @@ type seen struct {
 
 // history is what a region's heartbeats said in half a minute: a server that drains and says
 // goodbye, one that is started anew, one with three members of which one drains and one
-// restarts, and one that just lives. What a stream had kept of some of them is in between.
+// restarts, one that just lives, and one that leaves its load to central telemetry. What a stream had kept of some of them is in between.
 func history() []seen {
 	var all []seen
 	add := func(h *events.Heartbeat, seconds float64) { all = append(all, seen{live(h), at(seconds)}) }
@@ -48,6 +48,17 @@ func history() []seen {
 		add(beat("eu-west-1-d", boot(6), uint64(i+1), load, member("m2"), saying(state)), s+0.4)
 		third := boot(7 + i/10)
 		add(beat("eu-west-1-d", third, uint64(i+1), load, member("m3")), s+0.5)
+	}
+	for i := range 4 {
+		// Central telemetry speaks of one that says nothing of its load itself, and of a cell.
+		s := 5 * float64(i)
+		all = append(all,
+			seen{report("eu-west-1-e", s, events.Load{Sessions: 10 * i, CPU: 0.1}, "sessions", "cpu"), at(s + 0.7)},
+			seen{report("eu-west-1-e", s, events.Load{Utilisation: 0.1 * float64(i)}, "utilisation"), at(s + 0.8)},
+			seen{report("eu-west-1-d", s, events.Load{Utilisation: 0.2 * float64(i)}, "utilisation"), at(s + 0.6)})
+	}
+	for i := range 19 {
+		add(beat("eu-west-1-e", boot(20), uint64(i+1), loading(events.Load{})), float64(i)+0.6)
 	}
 	kept := []*events.Heartbeat{
 		beat("eu-west-1-a", boot(1), 9, utilised(0.8)), beat("eu-west-1-b", boot(2), 15, saying(events.StateDraining)),
@@ -79,6 +90,7 @@ func TestAnyOrderFoldsToTheSameView(t *testing.T) {
 	}
 	wantStates := map[string]events.State{
 		"eu-west-1-a": events.StateUp, "eu-west-1-b": events.StateLeft, "eu-west-1-c": events.StateUp, "eu-west-1-d": events.StateUp,
+		"eu-west-1-e": events.StateUp,
 	}
 	if diff := cmp.Diff(wantStates, states); diff != "" {
 		t.Fatalf("states in the order as recorded (-want +got):\n%s", diff)

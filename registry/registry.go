@@ -164,8 +164,8 @@ func (r *Registry) persist(ctx context.Context, failure string, fn func() error)
 	}
 }
 
-// listen subscribes to the live flow: heartbeats and clients' reports of the region, view
-// updates of all, lost connections, and what the region's leading registry says.
+// listen subscribes to the live flow: heartbeats, reports of load and clients' reports of the
+// region, view updates of all, lost connections, and what the region's leading registry says.
 func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
@@ -175,6 +175,7 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	}
 	for _, subject := range []string{
 		events.Subject{Kind: events.KindHeartbeat, Region: r.cfg.Region}.Filter(),
+		events.Subject{Kind: events.KindLoad, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindReport, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindView}.Filter(),
 		events.Subject{Kind: events.KindServer, Region: r.cfg.Region}.Filter(),
@@ -286,6 +287,9 @@ func (r *Registry) decode(i *item) Event {
 	case *events.Heartbeat:
 		r.metrics.heartbeats.Inc()
 		return HeartbeatSeen{Heartbeat: e, Stored: i.stored}
+	case *events.LoadReport:
+		r.metrics.reports.Inc()
+		return LoadSeen{e}
 	case *events.ViewUpdate:
 		return UpdateSeen{e}
 	case *events.ServerState, *events.RegionState:

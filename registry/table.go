@@ -8,7 +8,7 @@ import (
 	"github.com/berthhq/berth/events"
 )
 
-// Event is something that a Table learns: one of HeartbeatSeen, ProbeDone, UpdateSeen,
+// Event is something that a Table learns: one of HeartbeatSeen, LoadSeen, ProbeDone, UpdateSeen,
 // SequenceSeen, Restored, Elected, Disconnected, Reported, Gap and Ticked.
 type Event interface{ event() }
 
@@ -99,6 +99,8 @@ type Table struct {
 	// processes counts the members of all own servers.
 	processes int
 	others    map[string]*otherRegion
+	// early holds reports of load of servers that were not heard yet.
+	early map[string]*central
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
 	protection
@@ -109,7 +111,7 @@ type Table struct {
 func NewTable(region string, d Detection) *Table {
 	return &Table{
 		region: region, detection: d.withDefaults(), own: map[string]*server{},
-		others: map[string]*otherRegion{}, telling: telling{dueKeys: map[string]struct{}{}},
+		others: map[string]*otherRegion{}, early: map[string]*central{}, telling: telling{dueKeys: map[string]struct{}{}},
 	}
 }
 
@@ -154,7 +156,8 @@ func (t *Table) find(id string) (s *server, ok bool) {
 	if len(t.own) >= t.detection.MaxServers {
 		return nil, false
 	}
-	s = &server{}
+	s = &server{central: t.early[id]}
+	delete(t.early, id)
 	s.value.Server, s.value.Region = id, t.region
 	t.own[id] = s
 	at, _ := slices.BinarySearchFunc(t.order, id, byID)

@@ -27,6 +27,8 @@ type cli struct {
 	Demo     demoCmd     `cmd:"" help:"Run a demo regional server, as berth dev does."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
+	Telemetry telemetryCmd `cmd:"" help:"Report servers' load from a central telemetry system to a region's registry."`
+
 	Config  kong.ConfigFlag `placeholder:"FILE" help:"Read settings from a YAML file; flags and BERTH_… variables go before it."`
 	Verbose bool            `short:"v" help:"Log what goes well, too."`
 }
