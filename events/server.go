@@ -140,7 +140,7 @@ func (l Load) check() error {
 		{"utilisation", l.Utilisation},
 	} {
 		if f.value < 0 || math.IsNaN(f.value) || math.IsInf(f.value, 0) {
-			return malformed("load %s %v: want a number of at least 0", f.name, f.value)
+			return faulty(FaultLoad, "load %s %v: want a number of at least 0", f.name, f.value)
 		}
 	}
 	return nil
@@ -154,7 +154,7 @@ func checkURLs(first string, others ...string) error {
 		}
 		u, err := url.Parse(raw)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
-			return malformed("url %q: want http(s)://host", raw)
+			return faulty(FaultURL, "url %q: want http(s)://host", raw)
 		}
 	}
 	return nil
@@ -226,12 +226,18 @@ const (
 	FailOpen = "fail_open"
 )
 
+// States of RegionState that tell of messages which could not be used, or are doubtful.
+const (
+	BadHeartbeats  = "bad_heartbeats"
+	BadLoadReports = "bad_load_reports"
+)
+
 // RegionState says that a registry changed its mind about a region, or protects it.
 type RegionState struct {
 	Version int    `json:"version"`
 	Region  string `json:"region"`
 	// State is up, unreachable or down, or a protection: protected, fail_open,
-	// duplicate_id.
+	// duplicate_id, bad_heartbeats, bad_load_reports.
 	State string `json:"state"`
 	// Reason says why, for an operator.
 	Reason string `json:"reason"`

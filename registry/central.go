@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -57,9 +58,15 @@ func (t *Table) loadReported(r *events.LoadReport, now time.Time) []Effect {
 	case r.Region != t.region:
 		return []Effect{Skipped{SkipForeign}}
 	case age < -reportAhead:
-		return []Effect{Skipped{SkipEarly}}
+		return t.bad(BadInput{
+			Subject: r.Subject().String(), Reason: SkipEarly,
+			Detail: fmt.Sprintf("the report of %s is dated %s ahead of this registry's clock", r.Source, (-age).Round(time.Second)),
+		}, now)
 	case age > reportLife:
-		return []Effect{Skipped{SkipLate}}
+		return t.bad(BadInput{
+			Subject: r.Subject().String(), Reason: SkipLate,
+			Detail: fmt.Sprintf("the report of %s is %s old when it arrives", r.Source, age.Round(time.Second)),
+		}, now)
 	}
 	s, known := t.own[r.Server]
 	c := t.early[r.Server]

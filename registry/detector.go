@@ -137,6 +137,7 @@ func (t *Table) tick(now time.Time) []Effect {
 		t.expire(s, now)
 	}
 	effects = append(effects, t.expireEarly(now)...)
+	effects = append(effects, t.sweep(now)...)
 	for _, s := range expired {
 		t.remove(s)
 	}

@@ -43,6 +43,8 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 		return t.disconnected(e, now)
 	case Reported:
 		return t.reported(e, now)
+	case BadInput:
+		return t.bad(e, now)
 	case Gap:
 		t.missed(now)
 	case Ticked:
@@ -73,12 +75,12 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 	}
 	s, ok := t.find(h.Server)
 	if !ok {
-		return []Effect{Skipped{SkipTooMany}}
+		return t.refuse(h, "", fmt.Sprintf("no room for more than %d servers", t.detection.MaxServers), now)
 	}
 	m, at := s.member(h.Member)
 	if m == nil {
 		if len(s.members) >= t.detection.MaxMembers || t.processes >= processesPerServer*t.detection.MaxServers {
-			return []Effect{Skipped{SkipTooMany}}
+			return t.refuse(h, h.Server, "no room for another member", now)
 		}
 		m = &member{name: h.Member}
 		s.members = slices.Insert(s.members, at, m)
@@ -87,7 +89,7 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 	l, kind := m.fold(h, e.Stored, now)
 	switch kind {
 	case stale:
-		return []Effect{Skipped{SkipOlder}}
+		return t.backwards(h, l, e.Stored, now)
 	case outdated:
 		return t.outdated(s, m, l, e, now)
 	case facts, alive:

@@ -136,7 +136,7 @@ func TestAHeartbeatTwiceChangesNothing(t *testing.T) {
 	table.Tell(at(0))
 	before := table.Changes()
 	checkWords(t, "again", table.Reduce(live(beat("eu-west-1-a", boot(1), 7)), at(1)), "skipped older")
-	checkWords(t, "sequence back", table.Reduce(live(beat("eu-west-1-a", boot(1), 3, saying(events.StateDraining))), at(1)), "skipped older")
+	checkWords(t, "sequence back", table.Reduce(live(beat("eu-west-1-a", boot(1), 3, saying(events.StateDraining))), at(1)), "skipped older", "eu-west-1 bad_heartbeats")
 	table.Tell(at(1))
 	if got := table.Changes(); got != before {
 		t.Errorf("%d changes, want none", got-before)
@@ -165,7 +165,7 @@ func TestBoundsAndForeignHeartbeatsAreSkipped(t *testing.T) {
 	}
 	checkWords(t, "one too many", table.Reduce(live(beat("eu-west-1-zzz", boot(1), 1)), at(0)), "skipped too_many")
 	checkWords(t, "a second member", table.Reduce(live(beat("eu-west-1-000", boot(1), 1, member("x"))), at(0)))
-	checkWords(t, "a third member", table.Reduce(live(beat("eu-west-1-000", boot(1), 1, member("y"))), at(0)), "skipped too_many")
+	checkWords(t, "a third member", table.Reduce(live(beat("eu-west-1-000", boot(1), 1, member("y"))), at(0)), "skipped too_many", "eu-west-1 bad_heartbeats")
 	checkWords(t, "another region's", table.Reduce(live(beat("eu-west-1-000", boot(1), 2, func(h *events.Heartbeat) { h.Region = "us-east-1" })), at(0)), "skipped foreign_region")
 	if got := len(table.Servers()); got != 3 {
 		t.Errorf("%d servers, want 3", got)

@@ -276,6 +276,7 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 			r.succeed(ctx, g, elected)
 		} else if item.event != nil {
 			r.reduce(ctx, g, item.event, item.at)
+			r.checkClock(ctx, g, &item)
 		}
 	}
 }
@@ -299,12 +300,10 @@ func (r *Registry) decode(i *item) Event {
 		r.metrics.hints.WithLabelValues("reported").Inc()
 		return Reported{e.Server}
 	}
-	reason := "unknown"
-	if errors.Is(err, events.ErrMalformed) {
-		reason = "malformed"
+	if err == nil {
+		err = events.ErrUnknown
 	}
-	r.metrics.skipped.WithLabelValues(reason).Inc()
-	return nil
+	return BadInput{Subject: i.subject, Reason: events.FaultOf(err), Detail: faultText(err)}
 }
 
 // reduce folds one event and does what the table wants done.
@@ -321,6 +320,8 @@ func (r *Registry) reduce(ctx context.Context, g *errgroup.Group, e Event, now t
 			g.Go(func() error { r.probe(ctx, effect); return nil })
 		case UpdateMissed:
 			r.metrics.gaps.WithLabelValues("update").Inc()
+		case Complained:
+			r.metrics.complaints.WithLabelValues(effect.Reason).Inc()
 		case Skipped:
 			r.metrics.skipped.WithLabelValues(effect.Reason).Inc()
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // Event is something that a Table learns: one of HeartbeatSeen, LoadSeen, ProbeDone, UpdateSeen,
-// SequenceSeen, Restored, Elected, Disconnected, Reported, Gap and Ticked.
+// SequenceSeen, Restored, Elected, Disconnected, Reported, BadInput, Gap and Ticked.
 type Event interface{ event() }
 
 // HeartbeatSeen is a heartbeat of the own region. It is not changed afterwards.
@@ -53,7 +53,7 @@ func (Gap) event()           {}
 func (Ticked) event()        {}
 
 // Effect is something that a Table wants done: one of StateChanged, RegionChanged, ProbeDue,
-// UpdateMissed and Skipped.
+// UpdateMissed, Complained and Skipped.
 type Effect interface{ effect() }
 
 // StateChanged is a server of the own region in a new state.
@@ -103,6 +103,7 @@ type Table struct {
 	early map[string]*central
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
+	complaints  complaints
 	protection
 	telling
 }
