@@ -50,17 +50,20 @@ func RunTelemetry(ctx context.Context, c TelemetryConfig) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, Close(ctx, conn)) }()
-	follower := registry.NewFollower(conn, nil, c.Log)
-	cfg.Bus, cfg.View = conn, follower.View
+	servers, err := registry.Subscribe(registry.SubscriptionConfig{Watcher: conn, Log: c.Log, Metrics: metrics})
+	if err != nil {
+		return err
+	}
+	cfg.Bus, cfg.View = conn, servers.View
 	bridge, err := telemetry.New(cfg)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return follower.Run(ctx) })
+	g.Go(func() error { return servers.Run(ctx) })
 	g.Go(func() error { return bridge.Run(ctx) })
 	g.Go(func() error {
-		a := admin{ready: bridge.Ready, view: follower.View, metrics: metrics}
+		a := admin{ready: bridge.Ready, view: servers.View, fresh: servers.Fresh, metrics: metrics}
 		return serveAdmin(ctx, c.Admin, a, func(url string) {
 			if await(ctx, bridge.Ready) && c.Ready != nil {
 				c.Ready(url)
