@@ -154,6 +154,31 @@ func TestBadInputIsToldAndHarmsNothing(t *testing.T) {
 	if got := len(told); got != 0 {
 		t.Errorf("%d events more than bad messages, such as %+v", got, <-told)
 	}
+	claimed := make(chan string, 1)
+	stop, err = c.Subscribe(t.Context(), "berth.v1.region.eu-west-1.duplicate_id", func(_ string, data []byte) {
+		select {
+		case claimed <- string(data):
+		default:
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	twin := newAgent(c, "eu-west-1-c", refusing(t), interval)
+	twin.h.Boot, twin.h.Load.Utilisation = boot(0), 9
+	run(t, twin.run(t))
+	select {
+	case e := <-claimed:
+		if !strings.Contains(e, "server eu-west-1-c: boots "+boot(0)+" and "+boot(1)) || counted(t, metrics, registry.SkipOldBoot) == 0 {
+			t.Errorf("two processes of one name: told %s", e)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("two processes of one name: nobody is told")
+	}
+	if !unharmed() {
+		t.Errorf("two processes of one name: the view is %v", states(r.View()))
+	}
 	for _, s := range r.View().Servers {
 		if s.Boot == boot(1) && s.Capacity != 1000 || s.Load.Utilisation > 1 {
 			t.Errorf("%+v was changed", s)

@@ -66,7 +66,8 @@ type Config struct {
 	MaxSessions int
 
 	// Load may replace the sampled load in each heartbeat. A load that is not finite and at
-	// least 0 is ignored. nil: the sample is sent.
+	// least 0 is ignored. One that leaves the load to central telemetry returns a zero Load.
+	// nil: the sample is sent.
 	Load func(sampled events.Load) events.Load
 	// ClientAddress returns the network address of a client, for token services. nil: the
 	// address of the connection's other end; behind a load balancer that is the balancer.

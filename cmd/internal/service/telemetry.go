@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -59,13 +60,17 @@ func RunTelemetry(ctx context.Context, c TelemetryConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	// A registry refuses reports that are dated by a wrong clock.
+	clocks := &clock{skew: conn.Skew, log: cmp.Or(c.Log, slog.New(slog.DiscardHandler))}
+	ready := func() error { return cmp.Or(bridge.Ready(), clocks.ready()) }
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { clocks.run(ctx); return nil })
 	g.Go(func() error { return servers.Run(ctx) })
 	g.Go(func() error { return bridge.Run(ctx) })
 	g.Go(func() error {
-		a := admin{ready: bridge.Ready, view: servers.View, fresh: servers.Fresh, metrics: metrics}
+		a := admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics}
 		return serveAdmin(ctx, c.Admin, a, func(url string) {
-			if await(ctx, bridge.Ready) && c.Ready != nil {
+			if await(ctx, ready) && c.Ready != nil {
 				c.Ready(url)
 			}
 		})

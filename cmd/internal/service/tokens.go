@@ -35,6 +35,8 @@ type TokensConfig struct {
 	AccessTTL, RefreshTTL time.Duration
 	// Policy names the placement policy; empty: the default.
 	Policy string
+	// ViewBound is the age from which the view of the servers is stale. 0: 30 s.
+	ViewBound time.Duration
 	// TrustLocation honours the client's own word of where it is: for dev only.
 	TrustLocation bool
 	// Ready is called with the URLs of both listeners once the service can answer.
@@ -65,7 +67,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	}
 	defer func() { err = errors.Join(err, Close(ctx, conn)) }()
 	metrics := prometheus.NewRegistry()
-	servers, err := registry.Subscribe(registry.SubscriptionConfig{Watcher: conn, Log: c.Log, Metrics: metrics})
+	servers, err := registry.Subscribe(registry.SubscriptionConfig{Watcher: conn, Bound: c.ViewBound, Log: c.Log, Metrics: metrics})
 	if err != nil {
 		return err
 	}
