@@ -2,10 +2,13 @@ package registry
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berthhq/berth/events"
 )
@@ -202,6 +205,18 @@ func skewed(h *events.Heartbeat, arrived time.Time) (BadInput, bool) {
 		Subject: h.Subject().String(), Reason: ComplainClock,
 		Detail: fmt.Sprintf("its clock is %s %s this registry's", off.Abs().Round(time.Second), direction),
 	}, true
+}
+
+// checkClock tells of a heartbeat's sender whose clock is off, and not because the heartbeat
+// waited in a stream.
+func (r *Registry) checkClock(ctx context.Context, g *errgroup.Group, i *item) {
+	seen, ok := i.event.(HeartbeatSeen)
+	if !ok || i.stored {
+		return
+	}
+	if bad, off := skewed(seen.Heartbeat, i.at); off {
+		r.reduce(ctx, g, bad, i.at)
+	}
 }
 
 // refuse skips a heartbeat for which there is no room.

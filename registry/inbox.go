@@ -1,11 +1,8 @@
 package registry
 
 import (
-	"context"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // maxInbox bounds the messages that wait to be folded.
@@ -69,16 +66,4 @@ func (b *inbox) take() (items []item, gap bool) {
 	items, gap = b.items, b.missed
 	b.items, b.missed = nil, false
 	return items, gap
-}
-
-// checkClock tells of a heartbeat's sender whose clock is off, and not because the heartbeat
-// waited in a stream.
-func (r *Registry) checkClock(ctx context.Context, g *errgroup.Group, i *item) {
-	seen, ok := i.event.(HeartbeatSeen)
-	if !ok || i.stored {
-		return
-	}
-	if bad, off := skewed(seen.Heartbeat, i.at); off {
-		r.reduce(ctx, g, bad, i.at)
-	}
 }

@@ -23,7 +23,8 @@ type seen struct {
 
 // history is what a region's heartbeats said in half a minute: a server that drains and says
 // goodbye, one that is started anew, one with three members of which one drains and one
-// restarts, one that just lives, and one that leaves its load to central telemetry. What a stream had kept of some of them is in between.
+// restarts, one that just lives, and one that leaves its load to central telemetry. What a
+// stream had kept of some of them is in between.
 func history() []seen {
 	var all []seen
 	add := func(h *events.Heartbeat, seconds float64) { all = append(all, seen{live(h), at(seconds)}) }

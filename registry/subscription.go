@@ -87,8 +87,8 @@ func (s *Subscription) register(reg prometheus.Registerer) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "berth_view_age_seconds", Help: "Time since the view of the active servers was last known to be complete; infinite before the first.",
 		}, func() float64 {
-			if age, ok := s.age(time.Now()); ok {
-				return age.Seconds()
+			if v := s.View(); v != nil && s.follower.current.Load() != 0 {
+				return v.Age(time.Now()).Seconds()
 			}
 			return math.Inf(1)
 		}),
@@ -153,24 +153,17 @@ func (s *Subscription) Watch(ctx context.Context, fn func(*View)) {
 // than Bound ago, or it is complete but nobody has written any server for so long that no
 // registry can be at work.
 func (s *Subscription) Fresh(now time.Time) error {
-	age, ok := s.age(now)
 	switch v := s.View(); {
-	case !ok || v == nil:
+	case v == nil || s.follower.current.Load() == 0:
 		return fmt.Errorf("%w: none was read yet", ErrStale)
-	case age > s.bound:
-		return fmt.Errorf("%w: it was last known to be complete %s ago", ErrStale, age.Round(time.Second))
+	case v.Stale(s.bound, now):
+		return fmt.Errorf("%w: it was last known to be complete %s ago", ErrStale, v.Age(now).Round(time.Second))
 	case len(v.Servers) > 0:
 		if silence := now.Sub(time.Unix(0, s.written.Load())); silence > silentAfter {
 			return fmt.Errorf("%w: no registry has written it for %s", ErrStale, silence.Round(time.Second))
 		}
 	}
 	return nil
-}
-
-// age returns how long ago the bucket was last known to be read, false if it never was.
-func (s *Subscription) age(now time.Time) (time.Duration, bool) {
-	at := s.follower.current.Load()
-	return max(0, now.Sub(time.Unix(0, at))), at != 0
 }
 
 // check tells of staleness until ctx ends. At the start there is as much time for a view as it
@@ -223,3 +216,6 @@ func (w witness) Watch(ctx context.Context, bucket string, apply func([]Entry, b
 		apply(entries, complete)
 	}, proof)
 }
+
+// Stale reports whether the view was last known to be complete longer than bound before now.
+func (v *View) Stale(bound time.Duration, now time.Time) bool { return v.Age(now) > bound }
