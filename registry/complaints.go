@@ -209,13 +209,12 @@ func skewed(h *events.Heartbeat, arrived time.Time) (BadInput, bool) {
 
 // checkClock tells of a heartbeat's sender whose clock is off, and not because the heartbeat
 // waited in a stream.
-func (r *Registry) checkClock(ctx context.Context, g *errgroup.Group, i *item) {
-	seen, ok := i.event.(HeartbeatSeen)
-	if !ok || i.stored {
+func (r *Registry) checkClock(ctx context.Context, g *errgroup.Group, seen HeartbeatSeen, at time.Time) {
+	if seen.Stored {
 		return
 	}
-	if bad, off := skewed(seen.Heartbeat, i.at); off {
-		r.reduce(ctx, g, bad, i.at)
+	if bad, off := skewed(seen.Heartbeat, at); off {
+		r.reduce(ctx, g, bad, at)
 	}
 }
 

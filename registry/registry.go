@@ -276,7 +276,9 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 			r.succeed(ctx, g, elected)
 		} else if item.event != nil {
 			r.reduce(ctx, g, item.event, item.at)
-			r.checkClock(ctx, g, &item)
+			if seen, ok := item.event.(HeartbeatSeen); ok {
+				r.checkClock(ctx, g, seen, item.at)
+			}
 		}
 	}
 }

@@ -45,10 +45,9 @@ var ErrStale = errors.New("the view of the active servers is stale")
 //
 // The first view is a snapshot of all that the region's registry knows. Each later one holds
 // every change up to its moment: after a lost connection what was missed is read, or all is
-// compared, before there is another view. Readers get views of at least 50 ms apart, each newer
-// than the one before; who is slow misses some in between, never the last. Without NATS the last
-// view stays, and its Age grows; Fresh says when it is too old. A Subscription is safe for
-// concurrent use.
+// compared, before there is another view. Readers get views each newer than the one before; who
+// is slow misses some in between, never the last. Without NATS the last view stays, and its Age
+// grows; Fresh says when it is too old. A Subscription is safe for concurrent use.
 type Subscription struct {
 	follower *Follower
 	bound    time.Duration
