@@ -77,7 +77,7 @@ func TestTelemetry(t *testing.T) {
 	}
 
 	out, err := berth(t.Context(), t, append(args, "--query", "cpu=rate(up{)")...).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "berth: ask for cpu: query refused: prometheus says: ") || !strings.Contains(string(out), "parse error") {
+	if err == nil || !strings.Contains(string(out), "berth: ask for cpu: query is invalid: prometheus says: ") || !strings.Contains(string(out), "parse error") {
 		t.Errorf("a query that is none: %v\n%s", err, out)
 	}
 }

@@ -113,12 +113,12 @@ func (p *Prometheus) Query(ctx context.Context, query string) ([]Sample, error) 
 	}
 	vector, ok := value.(model.Vector)
 	if !ok {
-		return nil, fmt.Errorf("%w: it gives a %s, want an instant vector with a series for each server", ErrRefused, value.Type())
+		return nil, fmt.Errorf("%w: it gives a %s, want an instant vector with a series for each server", ErrInvalid, value.Type())
 	}
 	samples := make([]Sample, 0, len(vector))
 	for _, s := range vector {
 		if s.Histogram != nil {
-			return nil, fmt.Errorf("%w: it gives histograms, want numbers", ErrRefused)
+			return nil, fmt.Errorf("%w: it gives histograms, want numbers", ErrInvalid)
 		}
 		samples = append(samples, Sample{Server: string(s.Metric[p.label]), Value: float64(s.Value)})
 	}
@@ -131,7 +131,9 @@ func explain(err error) error {
 	switch {
 	case !ok:
 		return fmt.Errorf("ask prometheus: %w", err)
-	case said.Type == v1.ErrBadData, said.Type == v1.ErrExec:
+	case said.Type == v1.ErrBadData:
+		return fmt.Errorf("%w: prometheus says: %s", ErrInvalid, shorten(said.Msg))
+	case said.Type == v1.ErrExec:
 		return fmt.Errorf("%w: prometheus says: %s", ErrRefused, shorten(said.Msg))
 	case said.Detail != "":
 		return fmt.Errorf("ask prometheus: %s: %s", said.Msg, shorten(said.Detail))

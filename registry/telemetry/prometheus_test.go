@@ -57,19 +57,19 @@ func TestPrometheusAnswers(t *testing.T) {
 		body   string
 		want   []telemetry.Sample
 		err    string
-		faulty bool // the query is
+		fault  error // what is the query's
 	}{
-		{"a vector", 200, vector, []telemetry.Sample{{Server: "a", Value: 0.5}}, "", false},
-		{"nothing", 200, `{"status":"success","data":{"resultType":"vector","result":[]}}`, []telemetry.Sample{}, "", false},
-		{"a scalar", 200, `{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}`, nil, "gives a scalar, want an instant vector", true},
-		{"a range", 200, `{"status":"success","data":{"resultType":"matrix","result":[]}}`, nil, "gives a matrix", true},
-		{"a query in error", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\": 1:3: parse error"}`, nil, `prometheus says: invalid parameter "query": 1:3: parse error`, true},
-		{"one that cannot be worked out", 422, `{"status":"error","errorType":"execution","error":"many-to-many matching"}`, nil, "prometheus says: many-to-many matching", true},
-		{"overload", 503, `{"status":"error","errorType":"timeout","error":"query timed out"}`, nil, "query timed out", false},
-		{"no permission", 401, "who\n are you", nil, "who are you", false},
-		{"a redirect", 302, "elsewhere", nil, "302", false},
-		{"nonsense", 200, "][", nil, "ask prometheus", false},
-		{"no end", 200, strings.Repeat(" ", 17<<20) + vector, nil, "larger than 16 MiB", false},
+		{"a vector", 200, vector, []telemetry.Sample{{Server: "a", Value: 0.5}}, "", nil},
+		{"nothing", 200, `{"status":"success","data":{"resultType":"vector","result":[]}}`, []telemetry.Sample{}, "", nil},
+		{"a scalar", 200, `{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}`, nil, "gives a scalar, want an instant vector", telemetry.ErrInvalid},
+		{"a range", 200, `{"status":"success","data":{"resultType":"matrix","result":[]}}`, nil, "gives a matrix", telemetry.ErrInvalid},
+		{"a query in error", 400, `{"status":"error","errorType":"bad_data","error":"invalid parameter \"query\": 1:3: parse error"}`, nil, `prometheus says: invalid parameter "query": 1:3: parse error`, telemetry.ErrInvalid},
+		{"one that cannot be worked out", 422, `{"status":"error","errorType":"execution","error":"many-to-many matching"}`, nil, "prometheus says: many-to-many matching", telemetry.ErrRefused},
+		{"overload", 503, `{"status":"error","errorType":"timeout","error":"query timed out"}`, nil, "query timed out", nil},
+		{"no permission", 401, "who\n are you", nil, "who are you", nil},
+		{"a redirect", 302, "elsewhere", nil, "302", nil},
+		{"nonsense", 200, "][", nil, "ask prometheus", nil},
+		{"no end", 200, strings.Repeat(" ", 17<<20) + vector, nil, "larger than 16 MiB", nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -80,8 +80,9 @@ func TestPrometheusAnswers(t *testing.T) {
 			})
 			got, err := client(t, s).Query(t.Context(), "up")
 			if test.err != "" {
-				if err == nil || !strings.Contains(err.Error(), test.err) || errors.Is(err, telemetry.ErrRefused) != test.faulty {
-					t.Errorf("%v, want %q, the query's fault %v", err, test.err, test.faulty)
+				if err == nil || !strings.Contains(err.Error(), test.err) || test.fault != nil && !errors.Is(err, test.fault) ||
+					test.fault == nil && (errors.Is(err, telemetry.ErrInvalid) || errors.Is(err, telemetry.ErrRefused)) {
+					t.Errorf("%v, want %q, the query's fault: %v", err, test.err, test.fault)
 				}
 				return
 			}

@@ -25,16 +25,20 @@ import (
 )
 
 // System answers queries about the present. Query returns one sample for each series; it fails
-// with ErrRefused, wrapped with the system's own words, if the query is at fault, and with
-// another error if the system could not be asked. It ends with ctx and is called for several
-// queries at once.
+// with ErrInvalid or ErrRefused, wrapped with the system's own words, if the query is at fault,
+// and with another error if the system could not be asked. It ends with ctx and is called for
+// several queries at once.
 type System interface {
 	Query(ctx context.Context, query string) ([]Sample, error)
 }
 
-// ErrRefused says that the system understood that it was asked, but not what, or could not
-// work it out.
-var ErrRefused = errors.New("query refused")
+// Faults of a query.
+var (
+	// ErrInvalid says that it is none, or not one that gives a load: it will never be answered.
+	ErrInvalid = errors.New("query is invalid")
+	// ErrRefused says that the system could not work it out by what it knows now.
+	ErrRefused = errors.New("query refused")
+)
 
 // Bus carries the reports. Publish hands an event to NATS or fails, at the latest when ctx ends.
 type Bus interface {
@@ -149,8 +153,8 @@ func (b *Bridge) Ready() error { return *b.state.Load() }
 
 func (b *Bridge) become(err error) { b.state.Store(&err) }
 
-// Run reports until ctx ends, which is no error. It fails if the system, at the first time that
-// it answers, refuses a query: nobody but the operator can mend that. Whatever else goes wrong
+// Run reports until ctx ends, which is no error. It fails if a query is found to be invalid when
+// the system answers for the first time: nobody but the operator can mend that. Whatever else goes wrong
 // is logged once and tried again.
 func (b *Bridge) Run(ctx context.Context) error {
 	tick := time.NewTicker(b.cfg.Interval)
@@ -179,7 +183,7 @@ func (b *Bridge) round(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err := b.refused(faults); err != nil {
+	if err := b.invalid(faults); err != nil {
 		return err
 	}
 	known := func(id string) bool {
@@ -216,7 +220,7 @@ func (b *Bridge) ask(ctx context.Context) (answers []Answer, faults map[string]e
 		switch err := errs[i]; {
 		case err == nil:
 			answers = append(answers, all[i])
-		case errors.Is(err, ErrRefused):
+		case errors.Is(err, ErrInvalid), errors.Is(err, ErrRefused):
 			outcome = "refused"
 			faults[q.Field] = fmt.Errorf("%w (%s=%s)", err, q.Field, q.PromQL)
 		default:
@@ -228,14 +232,16 @@ func (b *Bridge) ask(ctx context.Context) (answers []Answer, faults map[string]e
 	return answers, faults
 }
 
-// refused returns the error with which Run ends, if there is one.
-func (b *Bridge) refused(faults map[string]error) error {
+// invalid returns the error with which Run ends, if there is one.
+func (b *Bridge) invalid(faults map[string]error) error {
 	if b.answered || faults[""] != nil {
 		return nil
 	}
 	b.answered = true
 	for _, field := range slices.Sorted(maps.Keys(faults)) {
-		return fmt.Errorf("ask for %s: %w", field, faults[field])
+		if errors.Is(faults[field], ErrInvalid) {
+			return fmt.Errorf("ask for %s: %w", field, faults[field])
+		}
 	}
 	return nil
 }

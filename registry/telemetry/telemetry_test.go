@@ -264,17 +264,17 @@ func TestBridgeSaysOnceWhichSeriesItSkips(t *testing.T) {
 	})
 }
 
-func TestAQueryThatIsRefusedAtFirstEndsTheBridge(t *testing.T) {
+func TestAnInvalidQueryEndsTheBridge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBridge(t)
 		b.system.says(func(query string) ([]telemetry.Sample, error) {
 			if query == "s" {
-				return nil, fmt.Errorf("%w: prometheus says: parse error", telemetry.ErrRefused)
+				return nil, fmt.Errorf("%w: prometheus says: parse error", telemetry.ErrInvalid)
 			}
-			return nil, nil
+			return nil, fmt.Errorf("%w: prometheus says: not now", telemetry.ErrRefused)
 		})
 		err := b.Run(t.Context())
-		if !errors.Is(err, telemetry.ErrRefused) || err.Error() != "ask for sessions: query refused: prometheus says: parse error (sessions=s)" {
+		if !errors.Is(err, telemetry.ErrInvalid) || err.Error() != "ask for sessions: query is invalid: prometheus says: parse error (sessions=s)" {
 			t.Errorf("%v", err)
 		}
 	})
