@@ -88,7 +88,7 @@ func Decode(subject string, data []byte) (Event, error) {
 		return nil, fmt.Errorf("decode %s: %w", s, err)
 	}
 	if got := e.Subject(); got != s {
-		return nil, malformed("payload of %s arrived on %s", got, s)
+		return nil, faulty(FaultForged, "payload of %s arrived on %s", got, s)
 	}
 	return e, nil
 }
@@ -132,7 +132,7 @@ func checkSize(s Subject, data []byte) error {
 		limit = MaxHeartbeat
 	}
 	if len(data) > limit {
-		return malformed("%s: %d bytes, at most %d are read", s, len(data), limit)
+		return faulty(FaultTooLarge, "%s: %d bytes, at most %d are read", s, len(data), limit)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func examples() map[string]events.Event {
 	server := events.Server{
 		Server: "eu-west-1-a", Region: "eu-west-1", URL: "https://a.eu.example.com", HealthURL: "https://a.eu.example.com/live",
 		AuthURL: "https://a.eu.example.com/berth", Boot: boot, State: events.StateSuspect, Reason: "missed_heartbeats",
-		Since: since, SeenAt: at.Add(-2 * time.Second), IntervalMS: 1000, Capacity: 5000, Load: load(),
+		Since: since, SeenAt: at.Add(-2 * time.Second), IntervalMS: 1000, Capacity: 5000, Load: load(), LoadSource: "prometheus",
 		Location: events.Location{Lat: 53.35, Lon: -6.26}, Replication: map[string]string{"us-east-1": "0/16B3748"}, Seq: 411,
 	}
 	draining := server
@@ -46,7 +46,7 @@ func examples() map[string]events.Event {
 		"heartbeat_draining": leaving,
 		"heartbeat_sparse":   sparseHeartbeat(),
 		"load": &events.LoadReport{
-			Version: 1, Server: "eu-west-1-a", Region: "eu-west-1", At: at, Load: load(), Source: "prometheus",
+			Version: 1, Server: "eu-west-1-a", Region: "eu-west-1", At: at, Load: load(), Fields: []string{"cpu", "utilisation"}, Source: "prometheus",
 		},
 		"server": &events.ServerState{
 			Version: 1, Server: "eu-west-1-a", Region: "eu-west-1", State: events.StateDown, Previous: events.StateSuspect,
@@ -71,7 +71,7 @@ func examples() map[string]events.Event {
 			Epoch: epoch(2), Verdict: "move", Reason: "server_down", Policy: "spread+prices", From: "eu-west-1-a", To: "eu-west-1-b",
 			Facts: events.Facts{
 				Arrived: "eu-west-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
-				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Dead: true, Unreachable: true,
+				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Dead: true, Unreachable: true, Stale: true,
 			},
 			View: map[string]uint64{"eu-west-1": 412, "us-east-1": 97}, Draw: 0.625, Sampled: 5,
 		},

@@ -18,7 +18,7 @@ func ParseLocation(s string) (Location, error) {
 	y, errY := strconv.ParseFloat(strings.TrimSpace(lat), 64)
 	x, errX := strconv.ParseFloat(strings.TrimSpace(lon), 64)
 	if !ok || errY != nil || errX != nil {
-		return Location{}, malformed("location %q: want latitude,longitude in degrees", s)
+		return Location{}, faulty(FaultLocation, "location %q: want latitude,longitude in degrees", s)
 	}
 	p := Location{Lat: y, Lon: x}
 	return p, p.check()
@@ -29,7 +29,7 @@ func (p Location) String() string { return fmt.Sprintf("%g,%g", p.Lat, p.Lon) }
 
 func (p Location) check() error {
 	if !(p.Lat >= -90 && p.Lat <= 90) || !(p.Lon >= -180 && p.Lon <= 180) {
-		return malformed("location %v, %v: want latitude -90 to 90 and longitude -180 to 180", p.Lat, p.Lon)
+		return faulty(FaultLocation, "location %v, %v: want latitude -90 to 90 and longitude -180 to 180", p.Lat, p.Lon)
 	}
 	return nil
 }

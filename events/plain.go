@@ -168,6 +168,8 @@ func (s *scanner) server(v, like *Server) {
 			once, v.Replication = had.add(17), s.replication(like.Replication)
 		case "seq":
 			once, v.Seq = had.add(18), s.natural()
+		case "load_source":
+			once, v.LoadSource = had.add(22), s.keep(like.LoadSource)
 		case "drain_until":
 			once, v.DrainUntil = had.add(19), s.time()
 		case "region_role":

@@ -148,7 +148,7 @@ func (l Load) check() error {
 		{"utilisation", l.Utilisation},
 	} {
 		if f.value < 0 || math.IsNaN(f.value) || math.IsInf(f.value, 0) {
-			return malformed("load %s %v: want a number of at least 0", f.name, f.value)
+			return faulty(FaultLoad, "load %s %v: want a number of at least 0", f.name, f.value)
 		}
 	}
 	return nil
@@ -162,7 +162,7 @@ func checkURLs(first string, others ...string) error {
 		}
 		u, err := url.Parse(raw)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
-			return malformed("url %q: want http(s)://host", raw)
+			return faulty(FaultURL, "url %q: want http(s)://host", raw)
 		}
 	}
 	return nil
@@ -175,7 +175,10 @@ type LoadReport struct {
 	Region  string    `json:"region"`
 	At      time.Time `json:"at"`
 	Load    Load      `json:"load"`
-	// Source names the telemetry system.
+	// Fields names those of Load that the report speaks of, by their JSON names; the others
+	// are left as they are. Empty: all.
+	Fields []string `json:"fields,omitempty"`
+	// Source names the telemetry system: 1 to 64 of a-z 0-9 - _.
 	Source string `json:"source"`
 }
 
@@ -188,7 +191,7 @@ func (l *LoadReport) check() error {
 	if err := checkHeader(l.Version, l.At); err != nil {
 		return err
 	}
-	if err := checkTokens([2]string{"server", l.Server}, [2]string{"region", l.Region}); err != nil {
+	if err := checkTokens([2]string{"server", l.Server}, [2]string{"region", l.Region}, [2]string{"source", l.Source}); err != nil {
 		return err
 	}
 	return l.Load.check()
@@ -231,12 +234,18 @@ const (
 	FailOpen = "fail_open"
 )
 
+// States of RegionState that tell of messages which could not be used, or are doubtful.
+const (
+	BadHeartbeats  = "bad_heartbeats"
+	BadLoadReports = "bad_load_reports"
+)
+
 // RegionState says that a registry changed its mind about a region, or protects it.
 type RegionState struct {
 	Version int    `json:"version"`
 	Region  string `json:"region"`
 	// State is up, unreachable or down, or a protection: protected, fail_open,
-	// duplicate_id.
+	// duplicate_id, bad_heartbeats, bad_load_reports.
 	State string `json:"state"`
 	// Reason says why, for an operator.
 	Reason string `json:"reason"`

@@ -69,6 +69,8 @@ type Facts struct {
 	// that its client reported it twice.
 	Dead        bool `json:"dead,omitempty"`
 	Unreachable bool `json:"unreachable,omitempty"`
+	// Stale says that the view was too old to move sessions by.
+	Stale bool `json:"stale,omitempty"`
 }
 
 // Subject returns decision.<region>.<verdict>.<reason>.

@@ -37,9 +37,12 @@ type Server struct {
 	// SeenAt is when its last heartbeat arrived, by the registry's clock.
 	SeenAt time.Time `json:"seen_at"`
 	// IntervalMS is its own heartbeat interval in milliseconds.
-	IntervalMS  int               `json:"interval_ms"`
-	Capacity    int               `json:"capacity"`
-	Load        Load              `json:"load"`
+	IntervalMS int  `json:"interval_ms"`
+	Capacity   int  `json:"capacity"`
+	Load       Load `json:"load"`
+	// LoadSource names the telemetry system that Load, or a part of it, comes from. Empty: the
+	// server itself.
+	LoadSource  string            `json:"load_source,omitempty"`
 	Location    Location          `json:"location"`
 	Replication map[string]string `json:"replication,omitempty"`
 	// Seq is the view update of its region that brought this value.

@@ -74,7 +74,7 @@ func (s *source) request() placement.Request {
 	r := placement.Request{
 		Session: string([]byte{s.byte()}), Generation: uint64(s.byte()), Server: server(), ClosestServer: server(),
 		Arrived: fuzzRegions[s.below(len(fuzzRegions))], Critical: s.flag(), CriticalSince: s.time(), MovedAt: s.time(),
-		Dead: s.flag(), Unreachable: s.flag(),
+		Dead: s.flag(), Unreachable: s.flag(), Stale: s.flag(),
 	}
 	if s.flag() {
 		r.Location = &events.Location{Lat: 30 * s.float(), Lon: 60 * s.float()}

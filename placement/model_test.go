@@ -298,9 +298,12 @@ func (m *model) rule(own *placement.Server) (*placement.Server, placement.Reason
 		}
 		return own, placement.ReasonNoCandidate
 	}
+	permitted := m.r.Allowed == nil || own != nil && m.allowed(own.Region)
 	switch {
 	case m.r.Server == "":
 		return leave(placement.ReasonLogin)
+	case m.r.Stale && permitted && !m.r.Dead && !m.r.Unreachable:
+		return own, placement.ReasonViewStale
 	case own == nil:
 		return leave(placement.ReasonServerDown)
 	case m.r.Dead || !own.State.Alive():
@@ -412,6 +415,7 @@ func scene(t *rapid.T) ([]placement.Server, []placement.Setting, placement.Reque
 		ClosestServer: id.Draw(t, "closest"), Arrived: choice(t, "arrived", append(regions, "", "unknown-1")...),
 		Critical: choice(t, "critical", false, false, true), CriticalSince: ago("critical since"), MovedAt: ago("moved"),
 		Dead: choice(t, "dead", false, false, false, true), Unreachable: choice(t, "unreachable", false, false, false, true),
+		Stale: choice(t, "stale", false, false, false, true),
 	}
 	for range rapid.IntRange(-12, 12).Draw(t, "rtts") {
 		r.RTT = append(r.RTT, placement.RTT{ServerID: id.Draw(t, "measured"), MS: float64(rapid.IntRange(-1, 200).Draw(t, "ms"))})
@@ -469,6 +473,10 @@ func checkDecision(t interface{ Fatalf(string, ...any) }, servers []placement.Se
 	m := model{servers: servers, r: r}
 	target := m.find(d.Server)
 	switch {
+	case d.Reason == placement.ReasonViewStale:
+		if d.Verdict != placement.VerdictStay || !r.Stale || r.Dead || r.Unreachable || (d.Server == "") != (target == nil) || d.Server != "" && d.Server != r.Server {
+			t.Fatalf("by a stale view: %+v", d)
+		}
 	case d.Server == "":
 		if d.Verdict != placement.VerdictStay || d.Reason != placement.ReasonNoCandidate || d.Region != "" {
 			t.Fatalf("nowhere: %+v", d)

@@ -47,6 +47,8 @@ type Request struct {
 	Dead bool
 	// Unreachable says that this client has twice reported the server out of its reach.
 	Unreachable bool
+	// Stale says that the view is too old to move a session by: not moving is always safe.
+	Stale bool
 	// Allowed are the regions where the session may be, in any order; nil: all. An empty
 	// list allows none.
 	Allowed []string
@@ -58,14 +60,17 @@ type Decision struct {
 	Reason  Reason
 	// Server and Region are where the session is to be. A move names another server than
 	// the request's. They are empty if nothing can hold the session: the verdict is then
-	// stay, the reason no_candidate.
+	// stay, the reason no_candidate; or if a stale view does not know the server where it
+	// stays: the reason is then view_stale.
 	Server, Region string
 	// Policy is the policy that decided, Draw the number that it drew with.
 	Policy string
 	Draw   float64
 }
 
-// Decide returns where a session is to be. The first rule that applies decides:
+// Decide returns where a session is to be. By a view that is stale a session stays where it is,
+// view_stale, unless its server was found dead, is out of this client's reach or may not have it.
+// Otherwise the first rule that applies decides:
 //
 //  1. No server yet: move, login.
 //  2. Server down, left, unknown or found dead: move, server_down, or region_down if no
@@ -148,6 +153,10 @@ func (q *query) rule(now time.Time) choice {
 	switch {
 	case q.r.Server == "":
 		return q.place(ReasonLogin)
+	case q.r.Stale && q.rests():
+		c := q.stay(ReasonViewStale)
+		c.nowhere = !q.known
+		return c
 	case !q.alive:
 		return q.place(q.death())
 	case q.r.Unreachable:
@@ -178,6 +187,14 @@ func (q *query) rule(now time.Time) choice {
 		return q.move(q.in(region), ReasonCloserRegion)
 	}
 	return q.balance()
+}
+
+// rests reports whether a session may stay whatever the view says of its server.
+func (q *query) rests() bool {
+	if q.r.Dead || q.r.Unreachable {
+		return false
+	}
+	return q.r.Allowed == nil || q.known && q.allowed(q.own.Region)
 }
 
 // death returns why the session's server is gone: region_down if no other server of its

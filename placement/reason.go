@@ -30,6 +30,9 @@ const (
 	ReasonCooldown Reason = "cooldown"
 	// ReasonReplicaBehind: the destination's replica has not reached the session's bookmark.
 	ReasonReplicaBehind Reason = "replica_behind"
+	// ReasonViewStale: the view is too old to move sessions by, and the server was not found
+	// dead.
+	ReasonViewStale Reason = "view_stale"
 	// ReasonNoCandidate: no other server could take the session.
 	ReasonNoCandidate Reason = "no_candidate"
 	// ReasonTargetRefused: the destination of a handover refused.

@@ -207,6 +207,8 @@ func (s *script) request(args []string) placement.Request {
 			r.Dead = true
 		case "unreachable":
 			r.Unreachable = true
+		case "stale":
+			r.Stale = true
 		case "allowed":
 			r.Allowed = strings.Split(value, ",")
 		default:

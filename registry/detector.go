@@ -140,7 +140,10 @@ func (t *Table) tick(now time.Time) []Effect {
 		effects = append(effects, t.judge(s, now)...)
 		t.mark(s)
 		t.settle(s, now)
+		t.expire(s, now)
 	}
+	effects = append(effects, t.expireEarly(now)...)
+	effects = append(effects, t.sweep(now)...)
 	for _, s := range expired {
 		t.remove(s)
 	}
@@ -157,7 +160,7 @@ func (t *Table) regroup(s *server, now time.Time) []Effect {
 	s.prune(t.gap, now)
 	t.processes -= before - len(s.members)
 	was := s.value
-	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
+	t.describeLoad(s, now)
 	t.weigh(s, &was)
 	said := s.announced(t.gap, now, t.detection.DownAfter)
 	s.announce(said, now)

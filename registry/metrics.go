@@ -9,7 +9,9 @@ import (
 // metrics are the registry's own. No label holds an id.
 type metrics struct {
 	heartbeats prometheus.Counter
+	reports    prometheus.Counter
 	skipped    *prometheus.CounterVec
+	complaints *prometheus.CounterVec
 	changes    *prometheus.CounterVec
 	regions    *prometheus.CounterVec
 	servers    *prometheus.GaugeVec
@@ -35,7 +37,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m := &metrics{
 		heartbeats: counter("heartbeats_total", "Heartbeats of the own region that were read, skipped ones included."),
+		reports:    counter("load_reports_total", "Reports of load by central telemetry that were read, skipped ones included."),
 		skipped:    counters("skipped_total", "Messages, or parts of them, that changed nothing, by reason.", "reason"),
+		complaints: counters("complaints_total", "Heartbeats and reports of load that were skipped or are doubtful, and of which operators are told by events, by reason.", "reason"),
 		changes:    counters("changes_total", "Changes of servers' states, by the new state.", "state"),
 		regions:    counters("region_changes_total", "Changes of regions, and protections of the own one, by the new state.", "state"),
 		servers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -58,7 +62,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		terms:   counter("terms_total", "Times that this registry began to lead."),
 	}
 	if reg != nil {
-		reg.MustRegister(m.heartbeats, m.skipped, m.changes, m.regions, m.servers, m.probes, m.hints,
+		reg.MustRegister(m.heartbeats, m.reports, m.skipped, m.complaints, m.changes, m.regions, m.servers, m.probes, m.hints,
 			m.scouted, m.witnessed, m.asked, m.others, m.writes, m.updates, m.gaps, m.lost, m.terms)
 	}
 	return m

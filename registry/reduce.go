@@ -27,6 +27,8 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 	switch e := e.(type) {
 	case HeartbeatSeen:
 		return t.heartbeat(e, now)
+	case LoadSeen:
+		return t.loadReported(e.Report, now)
 	case ProbeDone:
 		return t.probed(e, now)
 	case UpdateSeen:
@@ -49,6 +51,8 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 		return t.disconnected(e, now)
 	case Reported:
 		return t.reported(e, now)
+	case BadInput:
+		return t.bad(e, now)
 	case Gap:
 		t.missed(now)
 	case Ticked:
@@ -67,7 +71,9 @@ type server struct {
 	drain
 	told
 	// shown is the value as it was told last, nil if it was not yet. It is not changed.
-	shown   *events.Server
+	shown *events.Server
+	// central is what a telemetry system says of its load, nil for nothing.
+	central *central
 	removed bool
 }
 
@@ -80,12 +86,12 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 	}
 	s, ok := t.find(h.Server)
 	if !ok {
-		return []Effect{Skipped{SkipTooMany}}
+		return t.refuse(h, "", fmt.Sprintf("no room for more than %d servers", t.detection.MaxServers), now)
 	}
 	m, at := s.member(h.Member)
 	if m == nil {
 		if len(s.members) >= t.detection.MaxMembers || t.processes >= processesPerServer*t.detection.MaxServers {
-			return []Effect{Skipped{SkipTooMany}}
+			return t.refuse(h, h.Server, "no room for another member", now)
 		}
 		m = &member{name: h.Member}
 		s.members = slices.Insert(s.members, at, m)
@@ -94,7 +100,7 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 	l, kind := m.fold(h, e.Stored, now)
 	switch kind {
 	case stale:
-		return []Effect{Skipped{SkipOlder}}
+		return t.backwards(h, l, e.Stored, now)
 	case outdated:
 		return t.outdated(s, m, l, e, now)
 	case facts, alive:
@@ -103,7 +109,7 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 		t.arrived[t.at]++
 	}
 	before := s.value
-	s.describe(&s.value, t.gap, now, t.detection.DownAfter)
+	t.describeLoad(s, now)
 	effects := t.hear(s, kind == alive, now)
 	t.weigh(s, &before)
 	return effects
@@ -238,6 +244,7 @@ func (t *Table) takeOver(v *events.Server, now time.Time) bool {
 			s.own = v.DrainUntil
 		}
 		s.shown = nil
+		s.central = restoredLoad(v, now)
 		s.told = told{at: now, utilisation: v.Load.Utilisation, capacity: v.Capacity}
 	}
 	return true

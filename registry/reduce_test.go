@@ -23,8 +23,9 @@ type seen struct {
 
 // history is what a region's heartbeats said in half a minute: a server that drains and says
 // goodbye, one that is started anew, one with three members of which one drains and one
-// restarts, and one that just lives. What a stream had kept of some of them is in between, and
-// what operators want, at last that the one with three members drains.
+// restarts, one that just lives, and one that leaves its load to central telemetry. What a
+// stream had kept of some of them is in between, and what operators want, at last that the one
+// with three members drains.
 func history() []seen {
 	var all []seen
 	add := func(h *events.Heartbeat, seconds float64) { all = append(all, seen{live(h), at(seconds)}) }
@@ -49,6 +50,17 @@ func history() []seen {
 		add(beat("eu-west-1-d", boot(6), uint64(i+1), load, member("m2"), saying(state)), s+0.4)
 		third := boot(7 + i/10)
 		add(beat("eu-west-1-d", third, uint64(i+1), load, member("m3")), s+0.5)
+	}
+	for i := range 4 {
+		// Central telemetry speaks of one that says nothing of its load itself, and of a cell.
+		s := 5 * float64(i)
+		all = append(all,
+			seen{report("eu-west-1-e", s, events.Load{Sessions: 10 * i, CPU: 0.1}, "sessions", "cpu"), at(s + 0.7)},
+			seen{report("eu-west-1-e", s, events.Load{Utilisation: 0.1 * float64(i)}, "utilisation"), at(s + 0.8)},
+			seen{report("eu-west-1-d", s, events.Load{Utilisation: 0.2 * float64(i)}, "utilisation"), at(s + 0.6)})
+	}
+	for i := range 19 {
+		add(beat("eu-west-1-e", boot(20), uint64(i+1), loading(events.Load{})), float64(i)+0.6)
 	}
 	kept := []*events.Heartbeat{
 		beat("eu-west-1-a", boot(1), 9, utilised(0.8)), beat("eu-west-1-b", boot(2), 15, saying(events.StateDraining)),
@@ -84,6 +96,7 @@ func TestAnyOrderFoldsToTheSameView(t *testing.T) {
 	}
 	wantStates := map[string]events.State{
 		"eu-west-1-a": events.StateUp, "eu-west-1-b": events.StateLeft, "eu-west-1-c": events.StateUp, "eu-west-1-d": events.StateDraining,
+		"eu-west-1-e": events.StateUp,
 	}
 	if diff := cmp.Diff(wantStates, states); diff != "" {
 		t.Fatalf("states in the order as recorded (-want +got):\n%s", diff)
@@ -129,7 +142,7 @@ func TestAHeartbeatTwiceChangesNothing(t *testing.T) {
 	table.Tell(at(0))
 	before := table.Changes()
 	checkWords(t, "again", table.Reduce(live(beat("eu-west-1-a", boot(1), 7)), at(1)), "skipped older")
-	checkWords(t, "sequence back", table.Reduce(live(beat("eu-west-1-a", boot(1), 3, saying(events.StateDraining))), at(1)), "skipped older")
+	checkWords(t, "sequence back", table.Reduce(live(beat("eu-west-1-a", boot(1), 3, saying(events.StateDraining))), at(1)), "skipped older", "eu-west-1 bad_heartbeats")
 	table.Tell(at(1))
 	if got := table.Changes(); got != before {
 		t.Errorf("%d changes, want none", got-before)
@@ -158,7 +171,7 @@ func TestBoundsAndForeignHeartbeatsAreSkipped(t *testing.T) {
 	}
 	checkWords(t, "one too many", table.Reduce(live(beat("eu-west-1-zzz", boot(1), 1)), at(0)), "skipped too_many")
 	checkWords(t, "a second member", table.Reduce(live(beat("eu-west-1-000", boot(1), 1, member("x"))), at(0)))
-	checkWords(t, "a third member", table.Reduce(live(beat("eu-west-1-000", boot(1), 1, member("y"))), at(0)), "skipped too_many")
+	checkWords(t, "a third member", table.Reduce(live(beat("eu-west-1-000", boot(1), 1, member("y"))), at(0)), "skipped too_many", "eu-west-1 bad_heartbeats")
 	checkWords(t, "another region's", table.Reduce(live(beat("eu-west-1-000", boot(1), 2, func(h *events.Heartbeat) { h.Region = "us-east-1" })), at(0)), "skipped foreign_region")
 	if got := len(table.Servers()); got != 3 {
 		t.Errorf("%d servers, want 3", got)

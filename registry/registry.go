@@ -190,8 +190,8 @@ func (r *Registry) persist(ctx context.Context, failure string, fn func() error)
 	}
 }
 
-// listen subscribes to the live flow: heartbeats and clients' reports of the region, view
-// updates of all, lost connections, and what the region's leading registry says.
+// listen subscribes to the live flow: heartbeats, reports of load and clients' reports of the
+// region, view updates of all, lost connections, and what the region's leading registry says.
 func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
@@ -201,6 +201,7 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 	}
 	for _, subject := range []string{
 		events.Subject{Kind: events.KindHeartbeat, Region: r.cfg.Region}.Filter(),
+		events.Subject{Kind: events.KindLoad, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindReport, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindView}.Filter(),
 		events.Subject{Kind: events.KindServer, Region: r.cfg.Region}.Filter(),
@@ -315,6 +316,9 @@ func (r *Registry) drain(ctx context.Context, g *errgroup.Group) {
 			r.giveView(e, time.Now())
 		default:
 			r.reduce(ctx, g, e, item.at)
+			if seen, ok := e.(HeartbeatSeen); ok {
+				r.checkClock(ctx, g, seen, item.at)
+			}
 		}
 	}
 	r.inbox.give(batch)
@@ -327,7 +331,9 @@ func (r *Registry) scan(ctx context.Context, g *errgroup.Group, i *item) bool {
 		return false
 	}
 	r.metrics.heartbeats.Inc()
-	r.act(ctx, g, r.table.heartbeat(HeartbeatSeen{Heartbeat: &r.heartbeat, Stored: i.stored}, i.at))
+	seen := HeartbeatSeen{Heartbeat: &r.heartbeat, Stored: i.stored}
+	r.act(ctx, g, r.table.heartbeat(seen, i.at))
+	r.checkClock(ctx, g, seen, i.at)
 	return true
 }
 
@@ -343,6 +349,9 @@ func (r *Registry) decode(i *item) Event {
 	case *events.Heartbeat:
 		r.metrics.heartbeats.Inc()
 		return HeartbeatSeen{Heartbeat: e, Stored: i.stored}
+	case *events.LoadReport:
+		r.metrics.reports.Inc()
+		return LoadSeen{e}
 	case *events.ViewUpdate:
 		return UpdateSeen{e}
 	case *events.ServerState, *events.RegionState:
@@ -352,12 +361,10 @@ func (r *Registry) decode(i *item) Event {
 		r.metrics.hints.WithLabelValues("reported").Inc()
 		return Reported{e.Server}
 	}
-	reason := "unknown"
-	if errors.Is(err, events.ErrMalformed) {
-		reason = "malformed"
+	if err == nil {
+		err = events.ErrUnknown
 	}
-	r.metrics.skipped.WithLabelValues(reason).Inc()
-	return nil
+	return BadInput{Subject: i.subject, Reason: events.FaultOf(err), Detail: faultText(err)}
 }
 
 // reduce folds one event and does what the table wants done.
@@ -387,6 +394,8 @@ func (r *Registry) act(ctx context.Context, g *errgroup.Group, effects []Effect)
 			}
 		case UpdateMissed:
 			r.metrics.gaps.WithLabelValues("update").Inc()
+		case Complained:
+			r.metrics.complaints.WithLabelValues(effect.Reason).Inc()
 		case Skipped:
 			r.metrics.skipped.WithLabelValues(effect.Reason).Inc()
 		}

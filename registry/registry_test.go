@@ -271,7 +271,7 @@ func TestAKilledServerIsToldDown(t *testing.T) {
 		}
 	}
 	jetstreamtest.Eventually(t, 5*time.Second, "the bad messages are counted", func() bool {
-		return counted(t, metrics, "malformed") == 4 && counted(t, metrics, "unknown") == 1
+		return counted(t, metrics, "malformed") == 3 && counted(t, metrics, "too_large") == 1 && counted(t, metrics, "unknown") == 1
 	})
 	if got := len(r.View().Servers); got != 3 {
 		t.Errorf("%d servers, want 3: %v", got, states(r.View()))

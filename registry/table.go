@@ -8,9 +8,9 @@ import (
 	"github.com/berthhq/berth/events"
 )
 
-// Event is something that a Table learns: one of HeartbeatSeen, ProbeDone, UpdateSeen,
+// Event is something that a Table learns: one of HeartbeatSeen, LoadSeen, ProbeDone, UpdateSeen,
 // ViewAnswered, Witnessed, Surveyed, SequenceSeen, Restored, Elected, WishesSeen, Disconnected,
-// Reported, Gap and Ticked.
+// Reported, BadInput, Gap and Ticked.
 type Event interface{ event() }
 
 // HeartbeatSeen is a heartbeat of the own region. The table keeps none of it but its strings and
@@ -55,7 +55,7 @@ func (Gap) event()           {}
 func (Ticked) event()        {}
 
 // Effect is something that a Table wants done: one of StateChanged, RegionChanged, ProbeDue,
-// ViewDue, WitnessDue, SurveyDue, UpdateMissed and Skipped.
+// ViewDue, WitnessDue, SurveyDue, UpdateMissed, Complained and Skipped.
 type Effect interface{ effect() }
 
 // StateChanged is a server of the own region in a new state.
@@ -104,8 +104,11 @@ type Table struct {
 	// wishes are what operators want of the own region, as of a revision.
 	wishes       *Wishes
 	wishRevision uint64
+	// early holds reports of load of servers that were not heard yet.
+	early map[string]*central
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
+	complaints  complaints
 	protection
 	telling
 	showing
@@ -115,7 +118,7 @@ type Table struct {
 func NewTable(region string, d Detection) *Table {
 	return &Table{
 		region: region, detection: d.withDefaults(), own: map[string]*server{},
-		others: map[string]*otherRegion{}, telling: telling{dueKeys: map[string]struct{}{}},
+		others: map[string]*otherRegion{}, early: map[string]*central{}, telling: telling{dueKeys: map[string]struct{}{}},
 	}
 }
 
@@ -162,7 +165,8 @@ func (t *Table) find(id string) (s *server, ok bool) {
 	if len(t.own) >= t.detection.MaxServers {
 		return nil, false
 	}
-	s = &server{}
+	s = &server{central: t.early[id]}
+	delete(t.early, id)
 	s.value.Server, s.value.Region = id, t.region
 	t.own[id] = s
 	at, _ := slices.BinarySearchFunc(t.order, id, byID)

@@ -60,4 +60,3 @@ func (r *Registry) publish(ctx context.Context, updates []*events.ViewUpdate) {
 	}
 	_ = g.Wait() // each outcome was counted
 }
-

@@ -17,6 +17,9 @@ const maxFallbacks = 3
 // the view has lost the server meanwhile.
 func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.Decision, now time.Time) (sessions.Answer, error) {
 	server, ok := view.Server(d.Server)
+	if !ok && d.Reason == placement.ReasonViewStale { // it began after the view was current
+		server, ok = events.Server{Server: d.Server, Region: d.Region, URL: rec.Answer.URL, AuthURL: rec.Answer.AuthURL}, true
+	}
 	if !ok {
 		return sessions.Answer{}, noServer()
 	}
@@ -121,7 +124,7 @@ func (s *Service) decisionEvent(view *registry.View, p placement.Request, d plac
 		Facts: events.Facts{
 			Arrived: p.Arrived, ClosestServer: p.ClosestServer, Critical: p.Critical,
 			CriticalSince: instant(p.CriticalSince), MovedAt: instant(p.MovedAt),
-			Location: p.Location, RTTMs: measured(p.RTT), Dead: p.Dead, Unreachable: p.Unreachable,
+			Location: p.Location, RTTMs: measured(p.RTT), Dead: p.Dead, Unreachable: p.Unreachable, Stale: p.Stale,
 		},
 	}
 }

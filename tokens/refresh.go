@@ -22,7 +22,7 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 	if view == nil {
 		return api.TokensReply{}, unavailable("the servers are not known yet", nil)
 	}
-	r := &redemption{s: s, call: c, req: req, view: view, now: time.Now()}
+	r := &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}
 	out, err := s.owner.Refresh(ctx, sessions.Request{
 		Key: keyOf(claims), Token: stamp(claims), Critical: req.CriticalTaskInProgress, Bookmark: req.Bookmark,
 		Deadline: c.deadline, Floor: c.floor, Rebuilt: rebuilt(claims),
@@ -120,7 +120,9 @@ type redemption struct {
 	call call
 	req  api.RefreshRequest
 	view *registry.View
-	now  time.Time
+	// stale says that the view is too old to be believed about a death.
+	stale bool
+	now   time.Time
 	// probed says that the server was probed already, gone what came of it: one probe a
 	// refresh, however often it is judged. dead is the last word on the server.
 	probed, gone, unreachable, dead bool
@@ -134,15 +136,18 @@ type redemption struct {
 
 var _ sessions.Decider = (*redemption)(nil)
 
-// Dead implements sessions.Decider: down or left in the view, failed by a probe that this
-// refresh asked for, or twice reported out of reach by its client.
+// Dead implements sessions.Decider: down or left in the view (of an old view: and failed by a
+// probe), failed by a probe that this refresh asked for, or twice reported out of reach by its
+// client.
 func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, err error) {
 	defer func() { r.dead = dead }()
 	server, known := r.view.Server(rec.Server)
-	if known && !server.State.Alive() {
+	fell := known && !server.State.Alive()
+	if fell && !r.stale {
 		return true, nil
 	}
-	if rec.Server == "" || r.req.FailedServerID != rec.Server {
+	failed := rec.Server != "" && r.req.FailedServerID == rec.Server
+	if !failed && !fell {
 		return false, nil
 	}
 	if !r.probed {
@@ -160,6 +165,9 @@ func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, 
 	}
 	if r.gone || r.unreachable {
 		return true, nil
+	}
+	if !failed {
+		return false, nil // it has come back since the view was current
 	}
 	first, again := r.s.reports.add(rec.Session, rec.Server, rec.Epoch, r.now)
 	if again {
@@ -188,12 +196,15 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
 		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),
 		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
-		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable,
+		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
 	}
 	if j.Lost {
 		r.placed.Server = ""
 	}
 	d := placement.Decide(r.placed, &r.view.View, r.s.cfg.Policy, r.now)
+	if d.Reason == placement.ReasonViewStale {
+		d.Server, d.Region = rec.Server, rec.Answer.Region // the view may not know it
+	}
 	forced := j.Verdict == sessions.Supersede && j.Fresh
 	if d.Server == "" || (d.Verdict == placement.VerdictStay && (forced || r.dead)) {
 		return sessions.Answer{}, noServer()

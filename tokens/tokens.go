@@ -64,6 +64,9 @@ type Config struct {
 
 	// View returns the newest view of the active servers, nil before the first.
 	View func() *registry.View
+	// Stale reports whether the view is too old to move sessions by: they stay then, unless
+	// their server fails a probe. nil: it never is.
+	Stale func() bool
 	// Store holds the region's sessions.
 	Store sessions.Store
 	// Bus carries events, Caller requests to other regions' token services.
@@ -122,6 +125,9 @@ func (c Config) withDefaults() Config {
 	c.AccessTTL = cmp.Or(c.AccessTTL, 2*time.Minute)
 	c.RefreshTTL = cmp.Or(c.RefreshTTL, 14*24*time.Hour)
 	c.Audience = cmp.Or(c.Audience, c.Issuer)
+	if c.Stale == nil {
+		c.Stale = func() bool { return false }
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

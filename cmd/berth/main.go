@@ -31,6 +31,8 @@ type cli struct {
 	Bench    benchCmd    `cmd:"" help:"Measure, each figure beside its floor."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
+	Telemetry telemetryCmd `cmd:"" help:"Report servers' load from a central telemetry system to a region's registry."`
+
 	Config  kong.ConfigFlag `placeholder:"FILE" help:"Read settings from a YAML file; flags and BERTH_… variables go before it."`
 	Verbose bool            `short:"v" help:"Log what goes well, too."`
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,10 +87,10 @@ func (c *serversCmd) read(ctx context.Context, conn *jetstream.Conn) ([]events.S
 func (c *serversCmd) table(p *program, region string, list []events.Server) error {
 	now := time.Now()
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tAS OF\tURL\n")
+	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tLOAD FROM\tAS OF\tURL\n")
 	for _, s := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%.0f %%\t%s ago\t%s\n", s.Server, s.Region, state(&s, now), s.Reason,
-			age(now, s.Since), s.Load.Sessions, capacity(&s, now), 100*s.Load.Utilisation, age(now, s.SeenAt), s.URL)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%.0f %%\t%s\t%s ago\t%s\n", s.Server, s.Region, state(&s, now), s.Reason,
+			age(now, s.Since), s.Load.Sessions, capacity(&s, now), 100*s.Load.Utilisation, cmp.Or(s.LoadSource, "itself"), age(now, s.SeenAt), s.URL)
 	}
 	if err := t.Flush(); err != nil {
 		return err

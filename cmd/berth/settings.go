@@ -19,7 +19,9 @@ type settings map[string]setting
 
 type setting struct {
 	value string
-	line  int
+	// list are the values of a list, one by one.
+	list []any
+	line int
 }
 
 // loadSettings reads a YAML or JSON file of flags' names and values. It is a
@@ -57,7 +59,14 @@ func (s settings) add(body ast.Node) error {
 		if err != nil {
 			return fmt.Errorf("line %d: %s: %w", line, it.Key(), err)
 		}
-		s[it.Key().String()] = setting{value, line}
+		set := setting{value: value, line: line}
+		if list, ok := it.Value().(*ast.SequenceNode); ok {
+			for _, item := range list.Values {
+				one, _ := text(item) // it went into value already
+				set.list = append(set.list, one)
+			}
+		}
+		s[it.Key().String()] = set
 	}
 	return nil
 }
@@ -111,7 +120,11 @@ func (s settings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 			return nil, nil
 		}
 	}
-	if value, ok := s[flag.Name]; ok {
+	value, ok := s[flag.Name]
+	switch {
+	case ok && value.list != nil && flag.Tag.Sep == -1: // its values may hold commas
+		return value.list, nil
+	case ok:
 		return value.value, nil
 	}
 	return nil, nil

@@ -13,8 +13,6 @@ import (
 const (
 	// smoothing is the time constant of the utilisation: how fast it follows what is measured.
 	smoothing = 5 * time.Second
-	// cpuFull is the share of the processors at which a server counts as full.
-	cpuFull = 0.8
 	// windowLife is how long durations are gathered before the window is changed: p99 is of
 	// the last one to two of these.
 	windowLife = 10 * time.Second
@@ -23,16 +21,7 @@ const (
 // Utilisation is the load as one fraction of what a server can bear: the greatest of
 // sessions/capacity, in_flight/max_in_flight (where that is known) and cpu/0.8. It is what an
 // Agent reports, smoothed, unless Config.Load sets another.
-func Utilisation(l events.Load, capacity int) float64 {
-	u := l.CPU / cpuFull
-	if capacity > 0 {
-		u = max(u, float64(l.Sessions)/float64(capacity))
-	}
-	if l.MaxInFlight > 0 {
-		u = max(u, float64(l.InFlight)/float64(l.MaxInFlight))
-	}
-	return u
-}
+func Utilisation(l events.Load, capacity int) float64 { return l.Utilised(capacity) }
 
 // meter measures the requests that the lock lets through. begin, done and last may be called
 // at any time; sample is the heartbeat's alone.

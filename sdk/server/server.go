@@ -66,7 +66,8 @@ type Config struct {
 	MaxSessions int
 
 	// Load may replace the sampled load in each heartbeat. A load that is not finite and at
-	// least 0 is ignored. nil: the sample is sent.
+	// least 0 is ignored. One that leaves the load to central telemetry returns a zero Load.
+	// nil: the sample is sent.
 	Load func(sampled events.Load) events.Load
 	// ClientAddress returns the network address of a client, for token services. nil: the
 	// address of the connection's other end; behind a load balancer that is the balancer.
@@ -157,8 +158,7 @@ type Agent struct {
 	cache    *tokenCache
 	sessions *sessionTable
 	meter    *meter
-	follower *registry.Follower
-	viewers  *viewers
+	servers  *registry.Subscription
 	metrics  *metrics
 	log      *slog.Logger
 
@@ -182,12 +182,16 @@ func New(c Config) (*Agent, error) {
 	a := &Agent{
 		cfg: c, log: c.Log,
 		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions),
-		meter: newMeter(), viewers: newViewers(), announce: make(chan struct{}, 1),
+		meter: newMeter(), announce: make(chan struct{}, 1),
 	}
 	a.keys = newPublicKeys(a)
 	a.metrics = newMetrics(c.Metrics, a.sessions)
 	a.verifier = api.Verifier{Key: a.keys.key, Issuer: c.Issuer, Audience: c.Audience}
-	a.follower = registry.NewFollower(c.Watcher, func(*registry.View) { a.viewers.wake() }, c.Log)
+	var err error
+	a.servers, err = registry.Subscribe(registry.SubscriptionConfig{Watcher: c.Watcher, Log: c.Log, Metrics: c.Metrics})
+	if err != nil {
+		return nil, fmt.Errorf("configure server: %w", err)
+	}
 	// The wire knows best what a heartbeat may say.
 	if _, err := events.Encode(a.heartbeat(events.StateUp, time.Unix(0, 0))); err != nil {
 		return nil, fmt.Errorf("configure server: %w", err)

@@ -16,8 +16,10 @@ import (
 // admin is what operators see of a service: /healthz, /readyz, /metrics and the full view.
 // It listens apart from clients' paths.
 type admin struct {
-	ready   func() error
-	view    func() *registry.View
+	ready func() error
+	view  func() *registry.View
+	// fresh fails while the view is stale. nil: it never is.
+	fresh   func(now time.Time) error
 	metrics *prometheus.Registry
 }
 
@@ -25,7 +27,9 @@ type admin struct {
 // service knows, with its load.
 type AdminServers struct {
 	// AgeMS is the view's age in milliseconds.
-	AgeMS   int64           `json:"ageMs"`
+	AgeMS int64 `json:"ageMs"`
+	// Stale says that the view is too old to be trusted, or that no registry keeps it.
+	Stale   bool            `json:"stale"`
 	Servers []events.Server `json:"servers"`
 }
 
@@ -56,7 +60,9 @@ func (a admin) servers(w http.ResponseWriter) {
 		http.Error(w, "no view yet", http.StatusServiceUnavailable)
 		return
 	}
-	list.AgeMS = view.Age(time.Now()).Milliseconds()
+	now := time.Now()
+	list.AgeMS = view.Age(now).Milliseconds()
+	list.Stale = a.fresh != nil && a.fresh(now) != nil
 	for _, s := range view.Servers {
 		list.Servers = append(list.Servers, *s)
 	}

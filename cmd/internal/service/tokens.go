@@ -35,6 +35,8 @@ type TokensConfig struct {
 	AccessTTL, RefreshTTL time.Duration
 	// Policy names the placement policy; empty: the default.
 	Policy string
+	// ViewBound is the age from which the view of the servers is stale. 0: 30 s.
+	ViewBound time.Duration
 	// TrustLocation honours the client's own word of where it is: for dev only.
 	TrustLocation bool
 	// Ready is called with the URLs of both listeners once the service can answer.
@@ -65,11 +67,12 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	}
 	defer func() { err = errors.Join(err, Close(ctx, conn)) }()
 	metrics := prometheus.NewRegistry()
-	follower := registry.NewFollower(conn, nil, c.Log)
-	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "berth_view_skipped_total", Help: "Values of berth_servers that are no servers.",
-	}, func() float64 { return float64(follower.Skipped()) }))
-	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = follower.View, conn.Records(), conn, conn.Caller(), conn.Keys()
+	servers, err := registry.Subscribe(registry.SubscriptionConfig{Watcher: conn, Bound: c.ViewBound, Log: c.Log, Metrics: metrics})
+	if err != nil {
+		return err
+	}
+	cfg.Stale = func() bool { return servers.Fresh(time.Now()) != nil }
+	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = servers.View, conn.Records(), conn, conn.Caller(), conn.Keys()
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
 	if err != nil {
@@ -79,7 +82,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	inner, stopInner := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopInner()
 	base, inner := errgroup.WithContext(inner)
-	base.Go(func() error { return follower.Run(inner) })
+	base.Go(func() error { return servers.Run(inner) })
 	base.Go(func() error { return service.Run(inner) })
 	clocks := &clock{skew: conn.Skew, log: c.log()}
 	base.Go(func() error { clocks.run(inner); return nil })
@@ -87,7 +90,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
 	ready := func() error { return cmp.Or(service.Ready(), clocks.ready()) }
-	err = c.serve(outer, conn, l, service, admin{ready: ready, view: follower.View, metrics: metrics})
+	err = c.serve(outer, conn, l, service, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
 }

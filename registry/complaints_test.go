@@ -1,0 +1,260 @@
+package registry_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/registry"
+)
+
+// complaints returns the events about bad input among effects, as "state: reason".
+func complaints(effects []registry.Effect) []string {
+	var list []string
+	for _, e := range effects {
+		if r, ok := e.(registry.RegionChanged); ok {
+			list = append(list, r.State.State+": "+r.State.Reason)
+		}
+	}
+	return list
+}
+
+func bad(server, reason string) registry.BadInput {
+	return registry.BadInput{Subject: "berth.v1.heartbeat.eu-west-1." + server, Reason: reason, Detail: "it is odd"}
+}
+
+func TestComplaintsAreToldAtOnceAndThenEachMinute(t *testing.T) {
+	table := registry.NewTable("eu-west-1", registry.Detection{})
+	var told []string
+	for i := range 200 {
+		var effects []registry.Effect
+		if i < 100 {
+			effects = table.Reduce(bad("eu-west-1-a", events.FaultURL), at(float64(i)))
+		}
+		if i == 10 {
+			effects = append(effects, table.Reduce(bad("eu-west-1-b", events.FaultURL), at(10))...)
+		}
+		effects = append(effects, table.Reduce(registry.Ticked{}, at(float64(i)))...)
+		for _, c := range complaints(effects) {
+			told = append(told, fmt.Sprintf("%d %s", i, c))
+		}
+	}
+	const what = ": it is odd; mend its configuration; until then the server counts as silent"
+	want := []string{
+		"0 bad_heartbeats: server eu-west-1-a" + what,
+		"10 bad_heartbeats: server eu-west-1-b" + what,
+		"60 bad_heartbeats: server eu-west-1-a" + what + " (59 more since 12:00:00)",
+		"120 bad_heartbeats: server eu-west-1-a" + what + " (39 more since 12:01:00)",
+	}
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	// What has ended for long is news when it begins again.
+	table.Reduce(registry.Ticked{}, at(900))
+	if got := complaints(table.Reduce(bad("eu-west-1-a", events.FaultURL), at(901))); len(got) != 1 || strings.Contains(got[0], "more") {
+		t.Errorf("after a long rest: %v", got)
+	}
+}
+
+// TestComplaintsAreBounded: a thousand servers with a fault of their own are a hundred events,
+// and one about the rest.
+func TestComplaintsAreBounded(t *testing.T) {
+	table := registry.NewTable("eu-west-1", registry.Detection{})
+	var told []string
+	for i := range 1000 {
+		effects := table.Reduce(bad(fmt.Sprintf("s%d", i), events.FaultForged), at(0))
+		told = append(told, complaints(effects)...)
+		if !slices.Contains(effects, registry.Effect(registry.Complained{Reason: "forged"})) || !slices.Contains(effects, registry.Effect(registry.Skipped{Reason: "forged"})) {
+			t.Fatalf("%v is not counted", effects)
+		}
+	}
+	if len(told) != 101 || !strings.HasPrefix(told[100], "bad_heartbeats: several servers: s100: it is odd; see which credentials") {
+		t.Errorf("%d events, the last %q", len(told), told[len(told)-1])
+	}
+	again := complaints(table.Reduce(registry.Ticked{}, at(61)))
+	if len(again) != 1 || !strings.Contains(again[0], "several servers: s999: it is odd") || !strings.Contains(again[0], "899 more") {
+		t.Errorf("after a minute: %v", again)
+	}
+	long := complaints(table.Reduce(registry.BadInput{
+		Subject: "berth.v1.load.eu-west-1." + strings.Repeat("ä", 99), Reason: "malformed", Detail: strings.Repeat("x", 1<<20),
+	}, at(62)))
+	if len(long) != 1 || len(long[0]) > 600 || !strings.HasPrefix(long[0], "bad_load_reports: server ä") {
+		t.Errorf("a long one: %.100q", long)
+	}
+	if got := complaints(table.Reduce(registry.BadInput{Subject: "berth.v1.view.us-east-1", Reason: "malformed"}, at(63))); got != nil {
+		t.Errorf("a view update that is none: %v", got)
+	}
+}
+
+// TestBadInputIsToldAndHarmsNothing sends a registry over real NATS one bad message of each
+// kind: it is counted, an operator is told who sent it and what to do, and the view is as
+// before.
+func TestBadInputIsToldAndHarmsNothing(t *testing.T) {
+	t.Parallel()
+	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	metrics := prometheus.NewRegistry()
+	r := newRegistry(t, c, func(cfg *registry.Config) {
+		cfg.Metrics, cfg.Detection = metrics, registry.Detection{MaxServers: 3, MaxMembers: 2}
+	})
+	told := make(chan events.RegionState, 100)
+	stop, err := c.Subscribe(t.Context(), "berth.v1.region.eu-west-1.*", func(subject string, data []byte) {
+		if e, err := events.Decode(subject, data); err == nil && strings.Contains(subject, ".bad_") {
+			told <- *e.(*events.RegionState)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	run(t, r.Run)
+	const interval = 500 * time.Millisecond
+	for _, id := range []string{"eu-west-1-a", "eu-west-1-b", "eu-west-1-c"} {
+		run(t, newAgent(c, id, refusing(t), interval).run(t))
+	}
+	up := map[string]events.State{"eu-west-1-a": events.StateUp, "eu-west-1-b": events.StateUp, "eu-west-1-c": events.StateUp}
+	unharmed := func() bool {
+		v := r.View()
+		got := map[string]events.State{}
+		for i := 0; v != nil && i < len(v.Servers); i++ {
+			got[v.Servers[i].Server] = v.Servers[i].State
+		}
+		return maps.Equal(got, up)
+	}
+	jetstreamtest.Eventually(t, 10*time.Second, "three servers", unharmed)
+	for _, test := range badMessages(refusing(t)) {
+		before := complained(t, metrics, test.reason)
+		if err := c.NATS().Publish(test.subject, test.data); err != nil {
+			t.Fatal(err)
+		}
+		jetstreamtest.Eventually(t, 5*time.Second, test.name+" is counted", func() bool { return complained(t, metrics, test.reason) > before })
+		if skipped := counted(t, metrics, test.skipped); test.skipped != "" && skipped == 0 {
+			t.Errorf("%s: nothing is counted as skipped for %s", test.name, test.skipped)
+		}
+		select {
+		case e := <-told:
+			if e.State != test.state || !strings.Contains(e.Reason, test.who) || !strings.Contains(e.Reason, test.says) || e.Region != "eu-west-1" {
+				t.Errorf("%s: told %s %q, want %s with %q and %q", test.name, e.State, e.Reason, test.state, test.who, test.says)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("%s: nobody is told", test.name)
+		}
+		jetstreamtest.Eventually(t, 5*time.Second, "the view as before "+test.name, unharmed)
+	}
+	if got := len(told); got != 0 {
+		t.Errorf("%d events more than bad messages, such as %+v", got, <-told)
+	}
+	claimed := make(chan string, 1)
+	stop, err = c.Subscribe(t.Context(), "berth.v1.region.eu-west-1.duplicate_id", func(_ string, data []byte) {
+		select {
+		case claimed <- string(data):
+		default:
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	twin := newAgent(c, "eu-west-1-c", refusing(t), interval)
+	twin.h.Boot, twin.h.Load.Utilisation = boot(0), 9
+	run(t, twin.run(t))
+	select {
+	case e := <-claimed:
+		if !strings.Contains(e, "server eu-west-1-c: boots "+boot(0)+" and "+boot(1)) || counted(t, metrics, registry.SkipOldBoot) == 0 {
+			t.Errorf("two processes of one name: told %s", e)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("two processes of one name: nobody is told")
+	}
+	jetstreamtest.Eventually(t, 5*time.Second, "the view as before two processes of one name", unharmed)
+	for _, s := range r.View().Servers {
+		if s.Boot == boot(1) && s.Capacity != 1000 || s.Load.Utilisation > 1 {
+			t.Errorf("%+v was changed", s)
+		}
+	}
+}
+
+// badMessage is a message, and what becomes of it.
+type badMessage struct {
+	name, subject string
+	data          []byte
+	// reason and skipped are what it is counted under.
+	reason, skipped  string
+	state, who, says string
+}
+
+// badMessages returns one of each kind; health refuses connections.
+func badMessages(url string) []badMessage {
+	const prefix = "berth.v1.heartbeat.eu-west-1."
+	encode := func(v any) []byte {
+		data, err := json.Marshal(v)
+		if err != nil {
+			panic(err)
+		}
+		return data
+	}
+	// heartbeat is one of eu-west-1-a by an older boot, changed.
+	heartbeat := func(change func(*events.Heartbeat)) []byte {
+		h := beat("eu-west-1-a", boot(0), 1, func(h *events.Heartbeat) { h.At, h.URL = time.Now(), url })
+		change(h)
+		return encode(h)
+	}
+	changed := func(name, reason, says string, change func(*events.Heartbeat)) badMessage {
+		return badMessage{name, prefix + "eu-west-1-a", heartbeat(change), reason, reason, "bad_heartbeats", "server eu-west-1-a: ", says}
+	}
+	list := []badMessage{
+		changed("another's id", "forged", "payload of berth.v1.heartbeat.eu-west-1.eu-west-1-b", func(h *events.Heartbeat) { h.Server = "eu-west-1-b" }),
+		changed("negative load", "bad_load", "load sessions -1", func(h *events.Heartbeat) { h.Load.Sessions = -1 }),
+		changed("a place off the globe", "bad_location", "location 91, 0", func(h *events.Heartbeat) { h.Location = events.Location{Lat: 91} }),
+		changed("no http", "bad_url", `url "ftp://x"`, func(h *events.Heartbeat) { h.URL = "ftp://x" }),
+		changed("too large", "too_large", "at most 65536", func(h *events.Heartbeat) { h.Replication = map[string]string{"x": strings.Repeat("x", 64<<10)} }),
+		changed("no boot", "malformed", "want a ULID", func(h *events.Heartbeat) { h.Boot = "" }),
+		changed("a later version", "unknown", "version 99", func(h *events.Heartbeat) { h.Version = 99 }),
+	}
+	region := changed("another's region", "forged", "payload of berth.v1.heartbeat.us-east-1.eu-west-1-c", func(h *events.Heartbeat) { h.Server, h.Region = "eu-west-1-c", "us-east-1" })
+	region.subject, region.who = prefix+"eu-west-1-c", "server eu-west-1-c: "
+	nan := changed("no number", "malformed", "invalid character 'N'", func(*events.Heartbeat) {})
+	nan.data, nan.subject, nan.who = []byte(strings.Replace(string(nan.data), `"cpu":0`, `"cpu":NaN`, 1)), prefix+"eu-west-1-b", "server eu-west-1-b: "
+	full := badMessage{
+		"one server too many", prefix + "eu-west-1-z", heartbeat(func(h *events.Heartbeat) { h.Server = "eu-west-1-z" }),
+		"too_many", "too_many", "bad_heartbeats", "eu-west-1-z", "no room for more than 3 servers",
+	}
+	ahead := changed("a clock ahead", "clock", "5m0s ahead of", func(h *events.Heartbeat) { h.At = h.At.Add(5 * time.Minute) })
+	ahead.skipped = ""
+	behind := changed("a clock behind", "clock", "5m0s behind", func(h *events.Heartbeat) { h.At, h.Server, h.Seq = h.At.Add(-5*time.Minute), "eu-west-1-b", 9 })
+	behind.subject, behind.who, behind.skipped = prefix+"eu-west-1-b", "server eu-west-1-b: ", ""
+	back := changed("a count that goes back", "sequence_back", "heartbeat 2 came after 9 of boot "+boot(0), func(h *events.Heartbeat) { h.Server, h.Seq = "eu-west-1-b", 2 })
+	back.subject, back.who, back.skipped = prefix+"eu-west-1-b", "server eu-west-1-b: ", "older"
+	load := report("eu-west-1-a", 0, events.Load{}).Report
+	load.At = time.Now().Add(time.Minute)
+	future := badMessage{
+		"a load of tomorrow", "berth.v1.load.eu-west-1.eu-west-1-a", encode(load),
+		"report_from_the_future", "report_from_the_future", "bad_load_reports", "server eu-west-1-a: ", "ahead of this registry's clock",
+	}
+	return append(list, region, nan, full, ahead, behind, back, future)
+}
+
+// complained returns how many messages operators were, or would have been, told of for a reason.
+func complained(t *testing.T, metrics *prometheus.Registry, reason string) float64 {
+	t.Helper()
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "berth_registry_complaints_total" && m.GetLabel()[0].GetValue() == reason {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
+}
