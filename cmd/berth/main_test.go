@@ -190,11 +190,18 @@ func (c client) must(method, url, token string, in, out any) {
 	}
 }
 
-// login starts a session through the global URL.
+// login starts a session through the global URL, if need be once the user may again.
 func (c client) login(r dev.Ready) api.TokensReply {
 	c.t.Helper()
+	req := api.LoginRequest{Username: r.Users[0].Username, Password: r.Users[0].Password}
 	var reply api.TokensReply
-	c.must("POST", r.GlobalURL+"/v1/login", "", api.LoginRequest{Username: r.Users[0].Username, Password: r.Users[0].Password}, &reply)
+	eventually(c.t, 30*time.Second, "a login", func() bool {
+		status, body := c.call("POST", r.GlobalURL+"/v1/login", "", req, &reply)
+		if status != http.StatusOK && status != http.StatusTooManyRequests {
+			c.t.Fatalf("login: status %d: %s", status, body)
+		}
+		return status == http.StatusOK
+	})
 	return reply
 }
 
