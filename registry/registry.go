@@ -93,8 +93,10 @@ type Registry struct {
 	told      Sayings
 	unsure    bool
 	series    *Series
-	shown     uint64
-	shownAt   time.Time
+	// recount says that a server has changed its state since they were counted.
+	recount bool
+	shown   uint64
+	shownAt time.Time
 }
 
 // New returns a registry, or the first fault of its configuration. It does no I/O.
@@ -342,6 +344,7 @@ func (r *Registry) act(ctx context.Context, g *errgroup.Group, effects []Effect)
 		switch effect := effect.(type) {
 		case StateChanged:
 			r.metrics.changes.WithLabelValues(string(effect.State.State)).Inc()
+			r.recount = true
 			r.say(ctx, effect.State, effect.State.Reason)
 		case RegionChanged:
 			r.metrics.regions.WithLabelValues(effect.State.State).Inc()
@@ -461,7 +464,9 @@ func (r *Registry) probe(ctx context.Context, due ProbeDue) {
 func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
 	v := r.table.View(r.series, now)
-	r.metrics.count(r.cfg.Region, v.Servers)
-	r.view.Store(v)
+	if before := r.view.Swap(v); r.recount || before == nil || len(before.Servers) != len(v.Servers) {
+		r.metrics.count(r.cfg.Region, v.Servers)
+		r.recount = false
+	}
 	r.shown, r.shownAt = r.table.Changes(), now
 }

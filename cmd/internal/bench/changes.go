@@ -167,9 +167,6 @@ func (r *run) every(ctx context.Context, pace time.Duration, fn func(i int) erro
 
 // puts measures the floor of flips: a key put by one connection to a bare watch of another.
 func (r *run) puts(ctx context.Context, p *peers) ([]time.Duration, error) {
-	if _, err := floorBucket(ctx, p.writer); err != nil {
-		return nil, err
-	}
 	kv, err := p.reader.JetStream().KeyValue(ctx, floorName)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)

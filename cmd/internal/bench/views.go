@@ -10,6 +10,7 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/registry"
 )
 
 // Goals of rows 2 to 4.
@@ -107,11 +108,11 @@ func (p *peers) close() error {
 // changes measures row 2.
 func (r *run) changes(ctx context.Context, load *child, p *peers) error {
 	r.say("changes of state to a view, %d updates/s", r.changing())
-	if err := load.order(fmt.Sprintf("%d %g %d", r.Servers, (r.Phase * 5 / 2).Seconds(), r.changing())); err != nil {
+	var begun struct{}
+	if err := load.ask(fmt.Sprintf("%d %g %d", r.Servers, (r.Phase*11/4).Seconds(), r.changing()), &begun); err != nil {
 		return err
 	}
-	var begun struct{}
-	if err := load.hear(&begun); err != nil {
+	if err := fillBucket(ctx, p.writer, r.Servers); err != nil {
 		return err
 	}
 	ours, sent, err := r.flips(ctx, p)
@@ -151,15 +152,13 @@ func quantile(list []time.Duration, q float64) time.Duration {
 	return list[min(len(list)-1, int(q*float64(len(list))))]
 }
 
-// fresh measures row 3, ours and the floor in turn.
+// fresh measures row 3, ours and the floor in turn. The fleet is quiet now, but not for so long
+// that it would be missed.
 func (r *run) fresh(ctx context.Context, p *peers) error {
 	r.say("fresh views")
-	kv, err := floorBucket(ctx, p.writer)
+	kv, err := p.reader.JetStream().KeyValue(ctx, registry.Bucket)
 	if err != nil {
-		return err
-	}
-	if err := fillBucket(ctx, p.writer, r.Servers); err != nil {
-		return err
+		return fmt.Errorf("open bucket: %w", err)
 	}
 	const times = 7
 	var ours, floor []time.Duration
@@ -180,7 +179,7 @@ func (r *run) fresh(ctx context.Context, p *peers) error {
 		Work: fmt.Sprintf("fresh view of %d servers", r.Servers), Unit: "ms",
 		Ours: millis(ours[times/2]), Floor: millis(floor[times/2]), Goal: fmt.Sprintf("at most %.0f ms", millis(goalFresh)),
 		Met: ours[times/2] <= goalFresh,
-		Detail: fmt.Sprintf("median of %d, %.1f to %.1f ms; floor: KV watch of as many keys, %.1f to %.1f ms",
+		Detail: fmt.Sprintf("median of %d, %.1f to %.1f ms; floor: KV watch of the same keys, %.1f to %.1f ms",
 			times, millis(ours[0]), millis(ours[times-1]), millis(floor[0]), millis(floor[times-1])),
 	})
 	return nil
@@ -189,17 +188,12 @@ func (r *run) fresh(ctx context.Context, p *peers) error {
 // floorName is the bucket of the floors.
 const floorName = "bench_floor"
 
-func floorBucket(ctx context.Context, conn *jetstream.Conn) (natsjs.KeyValue, error) {
-	kv, err := conn.JetStream().CreateOrUpdateKeyValue(ctx, natsjs.KeyValueConfig{Bucket: floorName, Storage: natsjs.FileStorage})
-	if err != nil {
-		return nil, fmt.Errorf("make bucket: %w", err)
-	}
-	return kv, nil
-}
-
-// fillBucket puts as many values as there are servers.
+// fillBucket makes the bucket of the floors, with as many values as there are servers.
 func fillBucket(ctx context.Context, conn *jetstream.Conn, n int) error {
 	js := conn.JetStream()
+	if _, err := js.CreateOrUpdateKeyValue(ctx, natsjs.KeyValueConfig{Bucket: floorName, Storage: natsjs.FileStorage}); err != nil {
+		return fmt.Errorf("make bucket: %w", err)
+	}
 	for i := range n {
 		subject, value := floorSubject(i), make([]byte, 600)
 		if _, err := js.PublishAsync(subject, value, natsjs.WithStallWait(time.Minute)); err != nil {
