@@ -141,6 +141,8 @@ var oddHeartbeats = []struct {
 	{"empty replication", strings.NewReplacer(`"replication":`, `"replication":{},"x":`), true},
 	{"escape", strings.NewReplacer(`"member":"`, `"member":"\u0061`), false},
 	{"invalid UTF-8", strings.NewReplacer(`"member":"`, "\"member\":\"\xff"), false},
+	{"control character further on", strings.NewReplacer(`"member":"`, "\"member\":\"m123456789\t"), false},
+	{"a long plain string", strings.NewReplacer(`"member":"`, `"member":"m-1234567890-1234567890_~`[:34]), true},
 	{"control character", strings.NewReplacer(`"member":"`, "\"member\":\"\n"), false},
 	{"exponent", strings.NewReplacer(`"capacity":`, `"capacity":1e3,"x":`), false},
 	{"float exponent", strings.NewReplacer(`"cpu":`, `"cpu":5e-1,"x":`), false},

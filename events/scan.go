@@ -1,7 +1,9 @@
 package events
 
 import (
+	"encoding/binary"
 	"math"
+	"math/bits"
 	"strconv"
 	"time"
 )
@@ -86,8 +88,14 @@ func (s *scanner) text() []byte {
 		s.stop()
 		return nil
 	}
-	data := s.data
-	for i := s.at; i < len(data); i++ {
+	data, i := s.data, s.at
+	for ; i+8 <= len(data); i += 8 {
+		if odd := oddBytes(binary.LittleEndian.Uint64(data[i:])); odd != 0 {
+			i += bits.TrailingZeros64(odd) / 8
+			break
+		}
+	}
+	for ; i < len(data); i++ {
 		switch b := data[i]; {
 		case b == '"':
 			t := data[s.at:i]
@@ -100,6 +108,14 @@ func (s *scanner) text() []byte {
 	}
 	s.stop()
 	return nil
+}
+
+// oddBytes has the highest bit set of the first byte in word, from the lowest, that ends a plain
+// string or has no place in one; it may have those of others above it. Zero: there is none.
+func oddBytes(word uint64) uint64 {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	quote, escape := word^'"'*ones, word^'\\'*ones
+	return (word | (word-' '*ones)&^word | (quote-ones)&^quote | (escape-ones)&^escape) & highs
 }
 
 // keep reads a string; where it is the same as like, it is that one.

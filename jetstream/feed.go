@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -84,20 +85,71 @@ func (f *feed) abandon() { _ = f.sub.Unsubscribe() }
 // take returns what msg says of the stream's message that it carries, and nil for an idle heartbeat, which proves that
 // everything was read. It fails if something is missing, or the consumer is gone.
 func (f *feed) take(msg *nats.Msg) (*nats.MsgMetadata, error) {
-	if len(msg.Header) > 0 && len(msg.Data) == 0 {
-		if status := msg.Header.Get("Status"); status != "" {
-			return nil, f.control(msg, status)
-		}
+	if _, some, err := f.step(msg); !some {
+		return nil, err
 	}
 	meta, err := msg.Metadata()
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", f.stream, err)
 	}
-	f.read++
-	if meta.Sequence.Consumer != f.read {
-		return nil, fmt.Errorf("read stream %s: %w: got number %d, not %d", f.stream, errGap, meta.Sequence.Consumer, f.read)
-	}
 	return meta, nil
+}
+
+// step is take for who needs no more than the position; some says that there is one.
+func (f *feed) step(msg *nats.Msg) (at position, some bool, err error) {
+	if len(msg.Header) > 0 && len(msg.Data) == 0 {
+		if status := msg.Header.Get("Status"); status != "" {
+			return at, false, f.control(msg, status)
+		}
+	}
+	at, some = positionOf(msg.Reply)
+	if !some {
+		return at, false, fmt.Errorf("read stream %s: %w", f.stream, nats.ErrNotJSMessage)
+	}
+	f.read++
+	if at.consumer != f.read {
+		return at, false, fmt.Errorf("read stream %s: %w: got number %d, not %d", f.stream, errGap, at.consumer, f.read)
+	}
+	return at, true, nil
+}
+
+// position is where a message stands: its numbers in the stream and in the consumer, and how many are to come.
+type position struct{ stream, consumer, pending uint64 }
+
+// Tokens of the reply subject of a consumer's message: $JS.ACK, then the domain and the account's hash where the server
+// is new enough, then stream, consumer, deliveries and the numbers.
+const (
+	ackPrefix    = "$JS.ACK."
+	ackTokens    = 9
+	ackTokensNew = 11
+	ackNumbers   = 5
+)
+
+// positionOf reads the reply subject of a message.
+func positionOf(reply string) (at position, ok bool) {
+	if !strings.HasPrefix(reply, ackPrefix) {
+		return at, false
+	}
+	skip := ackNumbers
+	switch n := strings.Count(reply, ".") + 1; {
+	case n >= ackTokensNew:
+		skip += 2
+	case n != ackTokens:
+		return at, false
+	}
+	for range skip {
+		_, reply, _ = strings.Cut(reply, ".")
+	}
+	var numbers [4]uint64 // the third is the time
+	for i := range numbers {
+		var token string
+		var err error
+		token, reply, _ = strings.Cut(reply, ".")
+		if numbers[i], err = strconv.ParseUint(token, 10, 64); err != nil {
+			return at, false
+		}
+	}
+	return position{stream: numbers[0], consumer: numbers[1], pending: numbers[3]}, true
 }
 
 // control handles a message of the consumer itself.

@@ -66,14 +66,8 @@ func (s *Servers) Put(ctx context.Context, key string, value []byte, revision ui
 func (c *Conn) Watch(ctx context.Context, bucket string, apply func(entries []registry.Entry, complete bool), proof func(at time.Time)) error {
 	w, err := c.NewWatch(WatchConfig{
 		Bucket: bucket,
-		Apply: func(u Update) {
-			entries := make([]registry.Entry, len(u.Entries))
-			for i, e := range u.Entries {
-				entries[i] = registry.Entry(e)
-			}
-			apply(entries, u.Complete)
-		},
-		Proof: proof,
+		Apply:  func(u Update) { apply(u.Entries, u.Complete) },
+		Proof:  proof,
 	})
 	if err != nil {
 		return err

@@ -12,16 +12,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/berthhq/berth/registry"
 )
 
-// Entry is a key of a bucket as of a revision.
-type Entry struct {
-	Key      string
-	Value    []byte
-	Revision uint64
-	// Deleted says that the key was removed, has expired, or was found missing: there is no Value then.
-	Deleted bool
-}
+// Entry is a key of a bucket as of a revision. Deleted says that it was removed, has expired, or was found missing.
+type Entry = registry.Entry
 
 // Update is what a Watch hands over at once.
 type Update struct {
@@ -52,6 +48,8 @@ type WatchConfig struct {
 type Watch struct {
 	conn *Conn
 	cfg  WatchConfig
+	// prefix is what the bucket's subjects have before their keys.
+	prefix string
 
 	// current is when the watch was last proven to have seen everything, in Unix nanoseconds; 0: never.
 	current atomic.Int64
@@ -95,7 +93,7 @@ func (c *Conn) NewWatch(cfg WatchConfig) (*Watch, error) {
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = time.Second
 	}
-	return &Watch{conn: c, cfg: cfg, known: map[string]struct{}{}}, nil
+	return &Watch{conn: c, cfg: cfg, prefix: bucketSubject(cfg.Bucket, ""), known: map[string]struct{}{}}, nil
 }
 
 // Current returns when the watch last had proof that it had handed over everything; the zero time before that. While it
@@ -239,13 +237,13 @@ func (r *reading) take(msg *nats.Msg) error {
 }
 
 func (r *reading) one(msg *nats.Msg) error {
-	meta, err := r.feed.take(msg)
+	at, some, err := r.feed.step(msg)
 	switch {
 	case err != nil:
 		return err
-	case meta != nil:
-		r.entries = append(r.entries, r.watch.entry(msg, meta.Sequence.Stream))
-		r.current = meta.NumPending == 0
+	case some:
+		r.entries = append(r.entries, r.watch.entry(msg, at.stream))
+		r.current = at.pending == 0
 		r.caughtUp = r.caughtUp || r.current || r.feed.read >= r.feed.due
 	case idle(msg):
 		r.current, r.caughtUp = true, true
@@ -267,10 +265,14 @@ func (r *reading) handOver() {
 	if update.Complete {
 		update.Entries = w.compare(update.Entries)
 	}
-	for _, e := range update.Entries {
-		if e.Deleted {
+	noted := update.Complete // by compare, until one that comes here has gone again
+	for i := range update.Entries {
+		e := &update.Entries[i]
+		switch {
+		case e.Deleted:
 			delete(w.known, e.Key)
-		} else {
+			noted = false
+		case !noted:
 			w.known[e.Key] = struct{}{}
 		}
 		if e.Revision != 0 {
@@ -295,18 +297,23 @@ func (w *Watch) compare(all []Entry) []Entry {
 	present := make(map[string]struct{}, len(all))
 	kept := all[:0]
 	for _, e := range all {
-		_, before := present[e.Key]
-		_, had := w.known[e.Key]
-		if had || before || !e.Deleted {
-			kept = append(kept, e)
+		keep := !e.Deleted
+		if e.Deleted {
+			_, before := present[e.Key]
+			_, had := w.known[e.Key]
+			keep = had || before
 		}
-		present[e.Key] = struct{}{}
+		if keep {
+			kept = append(kept, e)
+			present[e.Key] = struct{}{}
+		}
 	}
 	for key := range w.known {
 		if _, ok := present[key]; !ok {
 			kept = append(kept, Entry{Key: key, Deleted: true})
 		}
 	}
+	w.known = present
 	// A bucket that was made anew counts from 1 again.
 	w.last = 0
 	return kept
@@ -314,7 +321,7 @@ func (w *Watch) compare(all []Entry) []Entry {
 
 // entry reads a message of the bucket's stream.
 func (w *Watch) entry(msg *nats.Msg, revision uint64) Entry {
-	e := Entry{Key: strings.TrimPrefix(msg.Subject, bucketSubject(w.cfg.Bucket, "")), Revision: revision, Deleted: removes(msg.Header)}
+	e := Entry{Key: strings.TrimPrefix(msg.Subject, w.prefix), Revision: revision, Deleted: removes(msg.Header)}
 	if !e.Deleted {
 		e.Value = msg.Data
 	}

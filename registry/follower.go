@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -98,28 +99,59 @@ func (f *Follower) apply(entries []Entry, complete bool) {
 		clear(f.gone)
 		f.whole, f.afresh, f.urgent = true, true, true
 	}
-	var like *events.Server
+	decoded := f.decode(entries)
+	if complete && len(f.servers) == 0 {
+		f.servers = make(map[string]*events.Server, len(entries))
+	}
 	for i := range entries {
-		e := &entries[i]
-		before := f.servers[e.Key]
-		if before != nil {
-			like = before
+		key, s := entries[i].Key, decoded[i]
+		before := f.servers[key]
+		switch {
+		case s != nil:
+			f.servers[key] = s
+			f.note(f.changes, f.gone, key, before == nil || s.State != before.State || s.Protection != before.Protection)
+		case before != nil:
+			// What does not fit is not what the key held before either.
+			delete(f.servers, key)
+			f.note(f.gone, f.changes, key, true)
 		}
-		s := f.read(e, like)
-		if s == nil {
-			if before != nil {
-				delete(f.servers, e.Key)
-				f.note(f.gone, f.changes, e.Key, true)
-			}
-			continue
-		}
-		like = s
-		f.servers[e.Key] = s
-		f.note(f.changes, f.gone, e.Key, before == nil || s.State != before.State || s.Protection != before.Protection)
 	}
 	if f.whole {
 		signal(f.stale)
 	}
+}
+
+// decodeAtOnce is how many entries are worth a goroutine of their own.
+const decodeAtOnce = 1000
+
+// decode returns the servers of the entries, nil where there is none. A snapshot is decoded by
+// all processors. The caller holds mu.
+func (f *Follower) decode(entries []Entry) []*events.Server {
+	decoded := make([]*events.Server, len(entries))
+	parts := min(runtime.GOMAXPROCS(0), 1+len(entries)/decodeAtOnce)
+	var g errgroup.Group
+	for part := range parts {
+		from, to := part*len(entries)/parts, (part+1)*len(entries)/parts
+		decodePart := func() error {
+			var like *events.Server
+			for i := from; i < to; i++ {
+				if before := f.servers[entries[i].Key]; before != nil {
+					like = before
+				}
+				if decoded[i] = f.read(&entries[i], like); decoded[i] != nil {
+					like = decoded[i]
+				}
+			}
+			return nil
+		}
+		if part < parts-1 {
+			g.Go(decodePart)
+		} else {
+			_ = decodePart() // it has no error
+		}
+	}
+	_ = g.Wait()
+	return decoded
 }
 
 // note adds a key to those of one kind of change.
@@ -132,8 +164,7 @@ func (f *Follower) note(to, from map[string]struct{}, key string, urgent bool) {
 	f.urgent = f.urgent || urgent
 }
 
-// read returns the server of an entry, nil if there is none. What the key held before is no
-// longer true then either.
+// read returns the server of an entry, nil if there is none.
 func (f *Follower) read(e *Entry, like *events.Server) *events.Server {
 	if e.Deleted {
 		return nil

@@ -102,8 +102,10 @@ type Registry struct {
 	told      Sayings
 	unsure    bool
 	series    *Series
-	shown     uint64
-	shownAt   time.Time
+	// recount says that a server has changed its state since they were counted.
+	recount bool
+	shown   uint64
+	shownAt time.Time
 	// witnesses are the questions about servers since the last tick.
 	witnesses []WitnessDue
 	// tidied is when wishes were last looked through for servers that are gone.
@@ -378,6 +380,7 @@ func (r *Registry) act(ctx context.Context, g *errgroup.Group, effects []Effect)
 		switch effect := effect.(type) {
 		case StateChanged:
 			r.metrics.changes.WithLabelValues(string(effect.State.State)).Inc()
+			r.recount = true
 			r.say(ctx, effect.State, effect.State.Reason)
 		case RegionChanged:
 			r.metrics.regions.WithLabelValues(effect.State.State).Inc()
@@ -435,10 +438,12 @@ func (r *Registry) succeed(ctx context.Context, g *errgroup.Group, e Elected) {
 func (r *Registry) show(now time.Time) {
 	r.current.Store(now.UnixNano())
 	v := r.table.View(r.series, now)
-	r.metrics.count(r.cfg.Region, v.Servers)
+	if before := r.view.Swap(v); r.recount || before == nil || len(before.Servers) != len(v.Servers) {
+		r.metrics.count(r.cfg.Region, v.Servers)
+		r.recount = false
+	}
 	for state, n := range r.table.Regions() {
 		r.metrics.others.WithLabelValues(state).Set(float64(n))
 	}
-	r.view.Store(v)
 	r.shown, r.shownAt = r.table.Changes(), now
 }

@@ -137,7 +137,9 @@ func (t *Table) Tell(now time.Time) Told {
 		t.refresh(now)
 	}
 	slices.SortFunc(t.dueOwn, func(a, b *server) int { return strings.Compare(a.value.Server, b.value.Server) })
-	if beat && (t.fullDue || now.Sub(t.fullAt) >= fullEvery) {
+	// Where states change all the time there is no beat.
+	full := now.Sub(t.fullAt)
+	if (beat || full >= 5*beatEvery) && (t.fullDue || full >= fullEvery) {
 		t.tellAll(&out, now)
 	} else {
 		t.tellDue(&out, now)

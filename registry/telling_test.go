@@ -82,6 +82,29 @@ func TestWhatIsToldWhen(t *testing.T) {
 	checkTold(t, table, 5, "update 7 full: a@5 b@5 c@6")
 }
 
+// TestFullUpdatesUnderConstantChange: a region in which some state changes all the time is told
+// of as a whole now and then, all the same.
+func TestFullUpdatesUnderConstantChange(t *testing.T) {
+	table := registry.NewTable("eu-west-1", registry.Detection{})
+	var fulls []float64
+	for i := range 700 {
+		now := at(float64(i) / 10)
+		state := events.StateUp
+		if i%2 == 1 {
+			state = events.StateDraining
+		}
+		table.Reduce(live(beat("eu-west-1-a", boot(1), uint64(i+1), saying(state))), now)
+		for _, u := range table.Tell(now).Updates {
+			if u.Full {
+				fulls = append(fulls, float64(i)/10)
+			}
+		}
+	}
+	if diff := cmp.Diff([]float64{0, 30, 60}, fulls); diff != "" {
+		t.Errorf("full updates (-want +got):\n%s", diff)
+	}
+}
+
 func TestEverythingIsToldNowAndThen(t *testing.T) {
 	table := registry.NewTable("eu-west-1", registry.Detection{})
 	const servers = 60

@@ -129,10 +129,12 @@ func settingsOf(servers []*events.Server) (settings []placement.Setting) {
 // seqsOf returns the highest sequence of each region's values.
 func seqsOf(servers []*events.Server) map[string]uint64 {
 	seqs := map[string]uint64{}
-	for _, s := range servers {
-		if s.Seq >= seqs[s.Region] {
-			seqs[s.Region] = s.Seq
+	for i := 0; i < len(servers); {
+		region, highest := servers[i].Region, servers[i].Seq
+		for ; i < len(servers) && servers[i].Region == region; i++ {
+			highest = max(highest, servers[i].Seq)
 		}
+		seqs[region] = max(seqs[region], highest)
 	}
 	return seqs
 }

@@ -59,9 +59,9 @@ func (w *stopwatch) times() (took []time.Duration, missing int) {
 	return w.took, missing
 }
 
-// flips measures from the heartbeat by which a server says that it drains, or does so no more,
-// to the view of a follower that has a connection of its own.
-func (r *run) flips(ctx context.Context, p *peers) ([]time.Duration, error) {
+// flips measures how soon the view of a follower, which has a connection of its own, shows that
+// a server drains, or does so no more: from when the registry had it, and from the heartbeat.
+func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duration, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	beats := make([]*events.Heartbeat, flippers)
@@ -71,13 +71,18 @@ func (r *run) flips(ctx context.Context, p *peers) ([]time.Duration, error) {
 	}
 	watch := stopwatch{began: map[string]time.Time{}}
 	states := map[string]events.State{}
-	seen := make(chan struct{})
+	all := make(chan struct{})
+	seen := all // nil once it is closed
 	f := registry.NewFollower(p.reader, func(v *registry.View) {
 		for _, h := range beats {
 			at, ok := v.Find(h.Server)
-			if ok && states[h.Server] != v.State(at) {
-				states[h.Server] = v.State(at)
-				watch.stop(h.Server)
+			if !ok || states[h.Server] == v.State(at) {
+				continue
+			}
+			states[h.Server] = v.State(at)
+			watch.stop(h.Server)
+			if s, _ := v.Server(h.Server); seen == nil {
+				decided = append(decided, time.Since(s.Since))
 			}
 		}
 		if len(states) == flippers && seen != nil {
@@ -87,16 +92,16 @@ func (r *run) flips(ctx context.Context, p *peers) ([]time.Duration, error) {
 	}, nil)
 	var g errgroup.Group
 	g.Go(func() error { return f.Run(ctx) })
-	err := r.flip(ctx, p.writer, beats, &watch, seen)
+	err = r.flip(ctx, p.writer, beats, &watch, all)
 	cancel()
 	if err = errors.Join(err, g.Wait()); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	took, missing := watch.times()
-	if missing > 0 || len(took) == 0 {
-		return nil, fmt.Errorf("%d changes were seen, %d were not", len(took), missing)
+	sent, missing := watch.times()
+	if missing > 0 || len(sent) == 0 {
+		return nil, nil, fmt.Errorf("%d changes were seen, %d were not", len(sent), missing)
 	}
-	return took, nil
+	return decided, sent, nil
 }
 
 // flip changes states for a time, once all flippers were seen.
@@ -162,9 +167,6 @@ func (r *run) every(ctx context.Context, pace time.Duration, fn func(i int) erro
 
 // puts measures the floor of flips: a key put by one connection to a bare watch of another.
 func (r *run) puts(ctx context.Context, p *peers) ([]time.Duration, error) {
-	if _, err := floorBucket(ctx, p.writer); err != nil {
-		return nil, err
-	}
 	kv, err := p.reader.JetStream().KeyValue(ctx, floorName)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)

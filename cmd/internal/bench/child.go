@@ -40,7 +40,7 @@ func answer(ctx context.Context, in io.Reader, out io.Writer, fn func(ctx contex
 			if !more {
 				return nil
 			}
-			if err := fn(ctx, line, say); err != nil && ctx.Err() == nil {
+			if err := fn(ctx, line, say); err != nil && !errors.Is(err, context.Canceled) {
 				return err
 			}
 		}
