@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -115,6 +116,17 @@ func (t *Table) missed(now time.Time) {
 	t.fullDue = true
 }
 
+// hush keeps verdicts back after a fault of this registry's own, and says so to operators, once
+// for faults that follow closely.
+func (t *Table) hush(fault string, now time.Time) []Effect {
+	t.missed(now)
+	if !t.hushed.IsZero() && now.Sub(t.hushed) < protectWindow {
+		return nil
+	}
+	t.hushed = now
+	return []Effect{t.protects(events.Protected, fault+": no server is judged for two of its intervals", "", true, now)}
+}
+
 // tick judges the silent. No verdict is based on a silence that began before messages may
 // have been missed here, or this registry was stopped: the fault may be on this side.
 func (t *Table) tick(now time.Time) []Effect {
@@ -122,12 +134,13 @@ func (t *Table) tick(now time.Time) []Effect {
 	if !t.ticked.IsZero() {
 		dt = now.Sub(t.ticked)
 	}
+	var effects []Effect
 	if dt > t.detection.Pause {
-		t.missed(now)
+		effects = t.hush(fmt.Sprintf("this registry stood still for %s", dt.Round(100*time.Millisecond)), now)
 		dt = 0
 	}
 	t.ticked = now
-	effects := t.protect(dt, now)
+	effects = append(effects, t.protect(dt, now)...)
 	var expired []*server
 	for _, s := range t.order {
 		if s.value.State == events.StateLeft && now.Sub(s.value.Since) >= t.detection.Keep {

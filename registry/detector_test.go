@@ -198,7 +198,7 @@ func TestNoVerdictAfterAFaultOfOnesOwn(t *testing.T) {
 			name:  "its connection came back",
 			scene: scene{beats: seconds(0, 3), event: gapAt(4), probe: refused, until: 9},
 			want: []string{
-				"0.00 up< heartbeat", "6.00 probe", "6.20 suspect<up missed_heartbeats", "6.50 probe", "7.00 probe", "7.50 probe", "8.00 probe",
+				"0.00 up< heartbeat", "4.00 eu-west-1 protected", "6.00 probe", "6.20 suspect<up missed_heartbeats", "6.50 probe", "7.00 probe", "7.50 probe", "8.00 probe",
 				"8.20 down<suspect missed_heartbeats",
 			},
 		},
@@ -207,7 +207,7 @@ func TestNoVerdictAfterAFaultOfOnesOwn(t *testing.T) {
 			scene: scene{beats: seconds(0, 3), event: gapAt(7), probe: refused, until: 10},
 			want: []string{
 				"0.00 up< heartbeat", "5.00 probe", "5.20 suspect<up missed_heartbeats", "5.50 probe", "6.00 probe", "6.50 probe",
-				"9.00 probe", "9.50 probe", "10.00 probe",
+				"7.00 eu-west-1 protected", "9.00 probe", "9.50 probe", "10.00 probe",
 			},
 		},
 		{
@@ -215,14 +215,17 @@ func TestNoVerdictAfterAFaultOfOnesOwn(t *testing.T) {
 			scene: scene{beats: seconds(0, 3), probe: refused, until: 24, paused: func(s float64) bool {
 				return s > 3.5 && s < 20
 			}},
-			want: []string{"0.00 up< heartbeat", "22.00 probe", "22.20 suspect<up missed_heartbeats", "22.50 probe", "23.00 probe", "23.50 probe", "24.00 probe"},
+			want: []string{
+				"0.00 up< heartbeat", "20.00 eu-west-1 protected", "22.00 probe", "22.20 suspect<up missed_heartbeats",
+				"22.50 probe", "23.00 probe", "23.50 probe", "24.00 probe",
+			},
 		},
 		{
 			name: "it was stopped, and the server lives",
 			scene: scene{beats: append(seconds(0, 3), seconds(20, 24)...), probe: refused, until: 24, paused: func(s float64) bool {
 				return s > 3.5 && s < 20
 			}},
-			want: []string{"0.00 up< heartbeat"},
+			want: []string{"0.00 up< heartbeat", "20.00 eu-west-1 protected"},
 		},
 	}
 	for _, test := range tests {
@@ -323,7 +326,7 @@ func TestTheDeadAreForgotten(t *testing.T) {
 	if got := tick(start.Add(day - time.Minute)); got != nil {
 		t.Errorf("before a day: %v", got)
 	}
-	if diff := cmp.Diff([]string{"left<down forgotten"}, tick(start.Add(day))); diff != "" {
+	if diff := cmp.Diff([]string{"eu-west-1 protected", "left<down forgotten"}, tick(start.Add(day))); diff != "" {
 		t.Errorf("after a day (-want +got):\n%s", diff)
 	}
 	table.Tell(start.Add(day + time.Minute))

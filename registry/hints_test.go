@@ -77,7 +77,7 @@ func TestHints(t *testing.T) {
 				}
 				return nil
 			}},
-			want: []string{"0.00 up< heartbeat", "3.50 probe", "5.10 down<up disconnected"},
+			want: []string{"0.00 up< heartbeat", "3.10 eu-west-1 protected", "3.50 probe", "5.10 down<up disconnected"},
 		},
 		{
 			name:  "reported, and it lives",

@@ -98,7 +98,7 @@ func (h *hour) saw(e registry.Effect) {
 	switch e := e.(type) {
 	case registry.RegionChanged:
 		switch {
-		case e.State.State == events.Protected:
+		case e.State.State == events.Protected && strings.Contains(e.State.Reason, "only failed probes count"):
 			h.guarded = true
 		case strings.HasPrefix(e.State.Reason, events.Protected+" ended"):
 			h.guarded, h.hidden = false, h.now

@@ -169,8 +169,8 @@ func TestAPauseOfTheRegistryIsNoProtectionsCause(t *testing.T) {
 		s.next = w.now.Add(time.Duration(w.rng.Int64N(int64(time.Second))))
 	}
 	w.run(10 * time.Second)
-	if *deaths != 0 || len(*changes) != 0 {
-		t.Errorf("%d deaths and %q, want none", *deaths, *changes)
+	if diff := cmp.Diff([]string{"21 protected"}, *changes); *deaths != 0 || diff != "" {
+		t.Errorf("%d deaths; beside the word of the pause (-want +got):\n%s", *deaths, diff)
 	}
 }
 

@@ -54,7 +54,7 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 	case BadInput:
 		return t.bad(e, now)
 	case Gap:
-		t.missed(now)
+		return t.hush("messages of this registry's may have been missed", now)
 	case Ticked:
 		return t.tick(now)
 	}

@@ -108,7 +108,9 @@ type Table struct {
 	early map[string]*central
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
-	complaints  complaints
+	// hushed is when operators were last told of a gap.
+	hushed     time.Time
+	complaints complaints
 	protection
 	telling
 	showing
