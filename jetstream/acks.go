@@ -81,10 +81,11 @@ type ack struct {
 
 // publish sends msg and returns what to wait on; each must be waited on.
 func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
-	k := &ack{acks: a, ch: make(chan pubAck, ackBacklog), sent: time.Now(), shared: shared}
-	if !shared {
-		k.ch = make(chan pubAck, 1)
+	answers := 1
+	if shared {
+		answers = ackBacklog
 	}
+	k := &ack{acks: a, ch: make(chan pubAck, answers), sent: time.Now(), shared: shared}
 	a.mu.Lock()
 	a.last++
 	k.token = strconv.FormatUint(a.last, 36)
