@@ -110,8 +110,12 @@ func (r *run) flow(ctx context.Context, floor bool, rate, connections int) (f fl
 		return f, err
 	}
 	defer func() { err = errors.Join(err, load.close()) }()
-	// A first run lets the fleet be seen, and the processes warm up.
-	for _, phase := range []time.Duration{r.Phase / 3, r.Phase} {
+	// A first run lets the fleet be seen, and what a registry has to say of that be said.
+	warm := r.Phase * 5 / 6
+	if floor {
+		warm = r.Phase / 6
+	}
+	for _, phase := range []time.Duration{warm, r.Phase} {
 		if f, err = r.phase(side, load, rate, phase, settleLimit); err != nil {
 			return f, err
 		}
