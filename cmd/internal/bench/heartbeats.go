@@ -111,7 +111,7 @@ func (r *run) flow(ctx context.Context, floor bool, rate, connections int) (f fl
 	}
 	defer func() { err = errors.Join(err, load.close()) }()
 	// A first run lets the fleet be seen, and what a registry has to say of that be said.
-	warm := r.Phase * 5 / 6
+	warm := r.Phase * 3 / 2
 	if floor {
 		warm = r.Phase / 6
 	}
