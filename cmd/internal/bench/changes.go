@@ -165,7 +165,8 @@ func (r *run) every(ctx context.Context, pace time.Duration, fn func(i int) erro
 	}
 }
 
-// puts measures the floor of flips: a key put by one connection to a bare watch of another.
+// puts measures the floor of flips: a key put by one connection to a bare watch of another,
+// beside as many puts of other keys as there are changes of loads.
 func (r *run) puts(ctx context.Context, p *peers) ([]time.Duration, error) {
 	kv, err := p.reader.JetStream().KeyValue(ctx, floorName)
 	if err != nil {
@@ -186,11 +187,23 @@ func (r *run) puts(ctx context.Context, p *peers) ([]time.Duration, error) {
 		return nil
 	})
 	value := make([]byte, 600)
+	js := p.writer.JetStream()
+	beside, other := int(float64(r.changing())*flipEvery.Seconds()), flippers
 	err = r.every(ctx, flipEvery, func(i int) error {
 		subject := floorSubject(i % flippers)
 		watch.start(strings.TrimPrefix(subject, "$KV."+floorName+"."))
-		_, err := p.writer.JetStream().Publish(ctx, subject, value)
-		return err
+		if _, err := js.Publish(ctx, subject, value); err != nil {
+			return err
+		}
+		for range beside {
+			if other++; other >= r.Servers {
+				other = flippers
+			}
+			if _, err := js.PublishAsync(floorSubject(other), value, natsjs.WithStallWait(time.Minute)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	err = errors.Join(err, w.Stop(), g.Wait())
 	took, _ := watch.times()

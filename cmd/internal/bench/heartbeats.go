@@ -14,9 +14,10 @@ const (
 	// fast is how often every server sends: 100 000 a second of 10 000 servers. They announce
 	// the interval of any server, so that a moment without processor time is no silence.
 	fast = 100 * time.Millisecond
-	// changingShare is the share of the fleet whose load changes, in a second, by enough to be
-	// told to others.
-	changingShare = 0.2
+	// steadyShare is the share of the fleet whose load changes, in a second, by enough to be told
+	// to others; restlessShare is that where this is what is measured.
+	steadyShare   = 0.05
+	restlessShare = 0.2
 	// rounds is how often ours and the floor are measured, in turn.
 	rounds = 2
 	// goalRatio is how much more processor time a heartbeat may take than the floor's.
@@ -27,7 +28,10 @@ const (
 	keptUp = 0.98
 )
 
-func (r *run) changing() int { return int(changingShare * float64(r.Servers)) }
+// steady and changing are how many loads change in a second, by enough to be told.
+func (r *run) steady() int { return int(steadyShare * float64(r.Servers)) }
+
+func (r *run) changing() int { return int(restlessShare * float64(r.Servers)) }
 
 // flow is what a side did with a paced run of heartbeats.
 type flow struct {
@@ -84,7 +88,7 @@ func (r *run) addFlow(work string, rate int, ours, floor []flow, atMost bool) {
 		row.Goal += fmt.Sprintf(", at most %.1f times the floor", goalRatio)
 		row.Met = row.Met && row.Ours <= goalRatio*row.Floor
 	}
-	row.Detail = fmt.Sprintf("%s; floor %s; generator %.1f µs; lost %d, gaps %d", strings.Join(details, ", "), strings.Join(floors, ", "),
+	row.Detail = fmt.Sprintf("%d/s of them change the view and are written; %s; floor %s; generator %.1f µs; lost %d, gaps %d", r.steady(), strings.Join(details, ", "), strings.Join(floors, ", "),
 		micros(middle(ours).generator), lost, gaps)
 	r.add(row)
 }
@@ -110,8 +114,12 @@ func (r *run) flow(ctx context.Context, floor bool, rate, connections int) (f fl
 		return f, err
 	}
 	defer func() { err = errors.Join(err, load.close()) }()
-	// A first run lets the fleet be seen, and the processes warm up.
-	for _, phase := range []time.Duration{r.Phase / 3, r.Phase} {
+	// A first run lets the fleet be seen, and what a registry has to say of that be said.
+	warm := r.Phase * 5 / 4
+	if floor {
+		warm = r.Phase / 6
+	}
+	for _, phase := range []time.Duration{warm, r.Phase} {
 		if f, err = r.phase(side, load, rate, phase, settleLimit); err != nil {
 			return f, err
 		}
@@ -124,7 +132,7 @@ func (r *run) phase(side, load *child, rate int, d, limit time.Duration) (f flow
 	var begun struct{}
 	var before, after SideReport
 	var sent LoadReport
-	if err := load.ask(fmt.Sprintf("%d %g %d", rate, d.Seconds(), r.changing()), &begun); err != nil {
+	if err := load.ask(fmt.Sprintf("%d %g %d", rate, d.Seconds(), r.steady()), &begun); err != nil {
 		return f, err
 	}
 	if err := side.ask("", &before); err != nil {
