@@ -63,6 +63,7 @@ func BenchmarkScanAndReduceHeartbeat(b *testing.B) {
 		if !events.ScanHeartbeat(subject, messages[i%len(messages)], now, before) {
 			b.Fatal("not scanned")
 		}
+		now.Seq = uint64(2 + i) // each is a newer one
 		table.Reduce(registry.HeartbeatSeen{Heartbeat: now}, start)
 		i++
 	}

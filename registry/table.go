@@ -96,7 +96,10 @@ type Table struct {
 	region    string
 	detection Detection
 	// own are the servers of the own region, order the same sorted by id.
-	own   map[string]*server
+	own map[string]*server
+	// near is the one that was looked up last, nil if none was: what it said last is compared
+	// with what it says next.
+	near  *server
 	order []*server
 	// processes counts the members of all own servers.
 	processes int
@@ -161,6 +164,9 @@ func (t *Table) each(own func(*server), other func(*events.Server)) {
 
 // find returns the own server with that id; it makes one if there is room for it.
 func (t *Table) find(id string) (s *server, ok bool) {
+	if t.near != nil && t.near.value.Server == id {
+		return t.near, true
+	}
 	if s, ok = t.own[id]; ok {
 		return s, true
 	}
@@ -178,16 +184,19 @@ func (t *Table) find(id string) (s *server, ok bool) {
 
 // last returns what a server has said last, of its members the first; nil if it is not known.
 func (t *Table) last(id string) *events.Heartbeat {
-	if s, ok := t.own[id]; ok && len(s.members) > 0 {
-		return s.members[0].counts.last
+	s, ok := t.own[id]
+	if !ok || len(s.members) == 0 {
+		return nil
 	}
-	return nil
+	t.near = s
+	return s.members[0].counts.last
 }
 
 // remove forgets an own server.
 func (t *Table) remove(s *server) {
 	id := s.value.Server
 	delete(t.own, id)
+	t.near = nil
 	if at, ok := slices.BinarySearchFunc(t.order, id, byID); ok {
 		t.order = slices.Delete(t.order, at, at+1)
 	}

@@ -19,7 +19,7 @@ type benchCmd struct {
 type benchRegistryCmd struct {
 	Servers int           `default:"10000" placeholder:"N" help:"Size of the fleet (default: ${default})."`
 	Full    bool          `help:"Also measure a connection for each server, which takes longer and some 2 GB of memory."`
-	Phase   time.Duration `default:"2.5s" help:"How long each measurement takes (default: ${default})."`
+	Phase   time.Duration `default:"2s" help:"How long each measurement takes (default: ${default})."`
 	JSON    bool          `name:"json" help:"Print JSON."`
 }
 

@@ -22,7 +22,7 @@ type Config struct {
 	Servers int
 	// Full measures also what takes long, or much memory.
 	Full bool
-	// Phase is how long each measurement takes. Zero: 2.5 s.
+	// Phase is how long each measurement takes. Zero: 2 s.
 	Phase time.Duration
 	// Program is the berth program; it is started as `bench side` and `bench load`.
 	Program string
@@ -62,7 +62,7 @@ func Registry(ctx context.Context, c Config) (_ Report, err error) {
 		return Report{}, fmt.Errorf("bench registry: %w", err)
 	}
 	if c.Phase == 0 {
-		c.Phase = 2500 * time.Millisecond
+		c.Phase = 2 * time.Second
 	}
 	r := &run{Config: c, report: Report{Servers: c.Servers}}
 	if r.dir, err = os.MkdirTemp("", "berth-bench-"); err != nil {

@@ -14,12 +14,11 @@ const (
 	// fast is how often every server sends: 100 000 a second of 10 000 servers. They announce
 	// the interval of any server, so that a moment without processor time is no silence.
 	fast = 100 * time.Millisecond
-	// steadyShare is the share of the fleet whose load changes, in a second, by enough to be told
-	// to others; restlessShare is that where this is what is measured.
-	steadyShare   = 0.05
-	restlessShare = 0.2
+	// changingShare is the share of the fleet whose load changes, in a second, by enough to be
+	// written and told to others.
+	changingShare = 0.2
 	// rounds is how often ours and the floor are measured, in turn.
-	rounds = 2
+	rounds = 3
 	// goalRatio is how much more processor time a heartbeat may take than the floor's.
 	goalRatio = 1.4
 	// floodLimit is how long what a flood has left behind is waited for.
@@ -28,10 +27,8 @@ const (
 	keptUp = 0.98
 )
 
-// steady and changing are how many loads change in a second, by enough to be told.
-func (r *run) steady() int { return int(steadyShare * float64(r.Servers)) }
-
-func (r *run) changing() int { return int(restlessShare * float64(r.Servers)) }
+// changing is how many loads change in a second.
+func (r *run) changing() int { return int(changingShare * float64(r.Servers)) }
 
 // flow is what a side did with a paced run of heartbeats.
 type flow struct {
@@ -88,18 +85,18 @@ func (r *run) addFlow(work string, rate int, ours, floor []flow, atMost bool) {
 		row.Goal += fmt.Sprintf(", at most %.1f times the floor", goalRatio)
 		row.Met = row.Met && row.Ours <= goalRatio*row.Floor
 	}
-	row.Detail = fmt.Sprintf("%d/s of them change the view and are written; %s; floor %s; generator %.1f µs; lost %d, gaps %d", r.steady(), strings.Join(details, ", "), strings.Join(floors, ", "),
+	row.Detail = fmt.Sprintf("%d/s of them change the view and are written; %s; floor %s; generator %.1f µs; lost %d, gaps %d", r.changing(), strings.Join(details, ", "), strings.Join(floors, ", "),
 		micros(middle(ours).generator), lost, gaps)
 	r.add(row)
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// middle returns the median flow by processor time; of an even number the lower one.
+// middle returns the median flow by processor time, of an odd number.
 func middle(list []flow) flow {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b flow) int { return int(a.server - b.server) })
-	return list[(len(list)-1)/2]
+	return list[len(list)/2]
 }
 
 // flow measures one side once.
@@ -132,7 +129,7 @@ func (r *run) phase(side, load *child, rate int, d, limit time.Duration) (f flow
 	var begun struct{}
 	var before, after SideReport
 	var sent LoadReport
-	if err := load.ask(fmt.Sprintf("%d %g %d", rate, d.Seconds(), r.steady()), &begun); err != nil {
+	if err := load.ask(fmt.Sprintf("%d %g %d", rate, d.Seconds(), r.changing()), &begun); err != nil {
 		return f, err
 	}
 	if err := side.ask("", &before); err != nil {
