@@ -1,7 +1,6 @@
 package events
 
 import (
-	"math"
 	"net/url"
 	"time"
 )
@@ -98,6 +97,7 @@ const (
 	maxInterval = 60_000     // ms
 	maxCapacity = 10_000_000 // sessions
 	maxBoot     = 26         // a ULID's length
+	maxLoad     = 1e9        // of each field of a load, so that a cell's sums are finite
 )
 
 func (h *Heartbeat) check() error {
@@ -129,13 +129,13 @@ func (h *Heartbeat) checkFields() error {
 	case h.Capacity < 1 || h.Capacity > maxCapacity:
 		return malformed("capacity %d: want 1 to %d", h.Capacity, maxCapacity)
 	}
-	if err := h.Load.check(); err != nil {
+	if err := h.Load.check(maxLoad); err != nil {
 		return err
 	}
 	return h.Location.check()
 }
 
-func (l Load) check() error {
+func (l Load) check(most float64) error {
 	for _, f := range []struct {
 		name  string
 		value float64
@@ -147,8 +147,8 @@ func (l Load) check() error {
 		{"p99_ms", l.P99},
 		{"utilisation", l.Utilisation},
 	} {
-		if f.value < 0 || math.IsNaN(f.value) || math.IsInf(f.value, 0) {
-			return faulty(FaultLoad, "load %s %v: want a number of at least 0", f.name, f.value)
+		if !(f.value >= 0 && f.value <= most) {
+			return faulty(FaultLoad, "load %s %v: want a number from 0 to %g", f.name, f.value, most)
 		}
 	}
 	return nil
@@ -194,7 +194,7 @@ func (l *LoadReport) check() error {
 	if err := checkTokens([2]string{"server", l.Server}, [2]string{"region", l.Region}, [2]string{"source", l.Source}); err != nil {
 		return err
 	}
-	return l.Load.check()
+	return l.Load.check(maxLoad)
 }
 
 // ServerState says that a registry changed its mind about a server.

@@ -2,6 +2,7 @@ package events
 
 import (
 	"encoding/json"
+	"math"
 	"time"
 )
 
@@ -68,6 +69,9 @@ func (s *Server) Auth() string {
 	return s.URL
 }
 
+// Validate returns the first fault of a server, as ErrMalformed: no view update may carry it.
+func (s *Server) Validate() error { return s.check() }
+
 func (s *Server) check() error {
 	if err := checkTokens([2]string{"server", s.Server}, [2]string{"region", s.Region}); err != nil {
 		return err
@@ -78,7 +82,7 @@ func (s *Server) check() error {
 	if err := checkRegion(s.RegionRole, s.RegionWeight); err != nil {
 		return err
 	}
-	if err := s.Load.check(); err != nil {
+	if err := s.Load.check(math.MaxFloat64); err != nil {
 		return err
 	}
 	if err := s.Location.check(); err != nil {

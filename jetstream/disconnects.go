@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/berthhq/berth/registry"
@@ -48,15 +49,20 @@ type identity struct {
 
 // Watch implements registry.Disconnects.
 func (d Disconnects) Watch(ctx context.Context, fn func(server, boot string)) (stop func(), err error) {
-	trusted := slices.Clone(d.users)
-	own, err := d.conn.identity(ctx)
-	if err != nil {
-		d.conn.log.LogAttrs(ctx, slog.LevelWarn, "nats does not say who this is: of lost connections those of servers' own users count alone",
-			slog.String("error", err.Error()))
-	} else {
-		trusted = append(trusted, own.User)
+	var own atomic.Pointer[identity] // nil while it is not known
+	ask := func(ctx context.Context) {
+		i, err := d.conn.identity(ctx)
+		if err != nil {
+			d.conn.log.LogAttrs(ctx, slog.LevelWarn, "nats does not say who this is: of lost connections those of servers' own users count alone",
+				slog.String("error", err.Error()))
+			return
+		}
+		own.Store(&i)
 	}
-	return d.conn.Subscribe(ctx, disconnectSubject, func(_ string, data []byte) {
+	ask(ctx)
+	lasting := context.WithoutCancel(ctx)
+	stopAsking := d.conn.OnReconnect(func() { go ask(lasting) }) // it ends within whoAmITimeout
+	stopHearing, err := d.conn.Subscribe(ctx, disconnectSubject, func(_ string, data []byte) {
 		var event struct {
 			Client struct {
 				Account string `json:"acc"`
@@ -64,14 +70,21 @@ func (d Disconnects) Watch(ctx context.Context, fn func(server, boot string)) (s
 				Name    string `json:"name"`
 			} `json:"client"`
 		}
-		if json.Unmarshal(data, &event) != nil || own.Account != "" && event.Client.Account != own.Account {
+		i := own.Load()
+		if json.Unmarshal(data, &event) != nil || i != nil && event.Client.Account != i.Account {
 			return
 		}
 		server, boot, ok := d.conn.named(event.Client.Name)
-		if user := event.Client.User; ok && (user == server || user == d.conn.region+"."+server || slices.Contains(trusted, user)) {
+		user := event.Client.User
+		if ok && (user == server || user == d.conn.region+"."+server || i != nil && user == i.User || slices.Contains(d.users, user)) {
 			fn(server, boot)
 		}
 	})
+	if err != nil {
+		stopAsking()
+		return nil, err
+	}
+	return func() { stopAsking(); stopHearing() }, nil
 }
 
 // named returns the regional server of this region, and its boot, that a connection claims to be by its name.

@@ -149,6 +149,9 @@ func (t *Table) Part(part, of int, now time.Time) *events.ViewUpdate {
 		}
 	}
 	u := t.newUpdate(list, now)
+	for i := range u.Servers {
+		u.Servers[i].Seq = min(u.Servers[i].Seq, t.seq) // what the next update brings may still change
+	}
 	u.Full, u.Part, u.Of = true, part, of
 	return u
 }

@@ -42,10 +42,14 @@ const (
 
 // probe asks a server; what comes of it goes through the inbox.
 func (r *Registry) probe(ctx context.Context, due ProbeDue) {
-	if r.probes.Acquire(ctx, 1) != nil {
+	room := r.probes
+	if due.First {
+		room = r.firstProbes
+	}
+	if room.Acquire(ctx, 1) != nil {
 		return
 	}
-	defer r.probes.Release(1)
+	defer room.Release(1)
 	err := r.cfg.Prober.Probe(ctx, due.URL)
 	if ctx.Err() != nil {
 		return

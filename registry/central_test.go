@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -179,14 +178,18 @@ func TestARestartKeepsCentralLoad(t *testing.T) {
 	}
 }
 
-// TestTellsWhenTheSourceChanges: readers are told who speaks of the load although it is the same.
-func TestTellsWhenTheSourceChanges(t *testing.T) {
+// TestTheSourceIsToldWithTheRefresh: a server that reports its load itself and is reported too
+// changes its source all the time; that alone is not worth a write.
+func TestTheSourceIsToldWithTheRefresh(t *testing.T) {
 	table := registry.NewTable("eu-west-1", registry.Detection{})
 	load := events.Load{Utilisation: 0.5}
 	table.Reduce(live(beat("eu-west-1-a", boot(1), 1, loading(load))), at(0))
 	table.Tell(at(0))
-	table.Reduce(report("eu-west-1-a", 1, load), at(1))
-	told := table.Tell(at(1).Add(time.Millisecond))
+	table.Reduce(report("eu-west-1-a", 31, load), at(31))
+	if told := table.Tell(at(0.5)); len(told.Values) != 0 {
+		t.Errorf("told %+v for its source alone", told.Values)
+	}
+	told := table.Tell(at(31.5))
 	if len(told.Values) != 1 || told.Values[0].LoadSource != "prometheus" {
 		t.Errorf("told %+v, want the server with its source", told.Values)
 	}

@@ -60,7 +60,7 @@ const (
 const probesToDie = 2
 
 // lostProbe is how long the result of a probe is awaited.
-const lostProbe = 30 * time.Second
+const lostProbe = time.Minute
 
 // slack is how much later than due a heartbeat may come before it counts as missed, as a
 // fraction of the interval: each may be a tenth late, and two follow one another until a
@@ -239,7 +239,8 @@ func (s *server) ask(every time.Duration, now time.Time) []Effect {
 		return nil
 	}
 	s.probing, s.asked = true, now
-	return []Effect{ProbeDue{Server: s.value.Server, Boot: s.value.Boot, URL: s.value.Health()}}
+	first := s.failed == 0 && !s.answered
+	return []Effect{ProbeDue{Server: s.value.Server, Boot: s.value.Boot, URL: s.value.Health(), First: first}}
 }
 
 // probed notes what came of a probe. One of an earlier boot says nothing, nor does one of a

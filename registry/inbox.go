@@ -5,17 +5,21 @@ import (
 	"time"
 )
 
-// maxInbox bounds the messages that wait to be folded.
-const maxInbox = 200_000
+// maxInbox bounds the messages that wait to be folded, maxInboxBytes what is in them.
+const (
+	maxInbox      = 200_000
+	maxInboxBytes = 256 << 20
+)
 
 // inbox holds what has come and was not folded yet. It never blocks.
 type inbox struct {
 	wake chan struct{}
 
-	// mu guards the fields below. At most maxInbox items wait; what does not fit is dropped and
+	// mu guards the fields below. At most maxInbox items of maxInboxBytes wait; what does not fit is dropped and
 	// counts as a gap, which is read again from the stream. spare is room for the next ones.
 	mu           sync.Mutex
 	items, spare []item
+	bytes        int
 	missed       bool
 }
 
@@ -55,8 +59,9 @@ func (b *inbox) gap() {
 func (b *inbox) put(i item) {
 	b.mu.Lock()
 	wake := len(b.items) == 0
-	if len(b.items) < maxInbox {
+	if len(b.items) < maxInbox && b.bytes < maxInboxBytes || needed(i.event) {
 		b.items = append(b.items, i)
+		b.bytes += len(i.data)
 	} else {
 		b.missed = true
 	}
@@ -66,12 +71,21 @@ func (b *inbox) put(i item) {
 	}
 }
 
+// needed reports whether an event comes once and never again: there is always room for it.
+func needed(e Event) bool {
+	switch e.(type) {
+	case Elected, WishesSeen:
+		return true
+	}
+	return false
+}
+
 // take empties the inbox. What it returns is to be given back.
 func (b *inbox) take() (items []item, gap bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	items, gap = b.items, b.missed
-	b.items, b.missed, b.spare = b.spare, false, nil
+	b.items, b.missed, b.spare, b.bytes = b.spare, false, nil, 0
 	return items, gap
 }
 

@@ -14,8 +14,9 @@ type journal struct {
 	bus     Bus
 	log     *slog.Logger
 	metrics *metrics
-	// leads reports whether this registry may publish. What it may not, the next leader tells.
-	leads func() bool
+	// leads reports whether this registry may publish what it said in a term. What it may not, the
+	// next leader tells, and this registry in a later term too.
+	leads func(term uint64) bool
 	queue chan *entry
 }
 
@@ -24,6 +25,7 @@ type entry struct {
 	subject string
 	data    []byte
 	said    time.Time
+	term    uint64
 }
 
 const (
@@ -38,12 +40,12 @@ const (
 	drainLimit = time.Second
 )
 
-func newJournal(bus Bus, log *slog.Logger, m *metrics, leads func() bool) *journal {
+func newJournal(bus Bus, log *slog.Logger, m *metrics, leads func(uint64) bool) *journal {
 	return &journal{bus: bus, log: log, metrics: m, leads: leads, queue: make(chan *entry, maxJournal)}
 }
 
 // say logs an event and hands it on. What does not fit is lost, and counted.
-func (j *journal) say(ctx context.Context, e events.Event, attrs ...slog.Attr) {
+func (j *journal) say(ctx context.Context, term uint64, e events.Event, attrs ...slog.Attr) {
 	subject := e.Subject().String()
 	j.log.LogAttrs(ctx, slog.LevelInfo, "changed", append([]slog.Attr{slog.String("subject", subject)}, attrs...)...)
 	data, err := events.Encode(e)
@@ -52,7 +54,7 @@ func (j *journal) say(ctx context.Context, e events.Event, attrs ...slog.Attr) {
 		return
 	}
 	select {
-	case j.queue <- &entry{subject: subject, data: data, said: time.Now()}:
+	case j.queue <- &entry{subject: subject, data: data, said: time.Now(), term: term}:
 	default:
 		j.lose(ctx, subject, "too many wait")
 	}
@@ -87,7 +89,7 @@ func (j *journal) drain(ctx context.Context) {
 // publish tries until the event is stored, it is too old, this registry leads no more, or ctx
 // ends.
 func (j *journal) publish(ctx context.Context, e *entry) {
-	for j.leads() {
+	for j.leads(e.term) {
 		limited, cancel := context.WithTimeout(ctx, journalTimeout)
 		err := j.bus.Publish(limited, e.subject, e.data)
 		cancel()

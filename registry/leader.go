@@ -150,6 +150,9 @@ func (l *leader) write(ctx context.Context) {
 	}
 	l.lease.Wrote(l.self, revision, sent)
 	l.sent = sent
+	if l.end != nil && !l.leads() {
+		l.stop(ctx) // the term had run out meanwhile: what was left out then is told anew
+	}
 	fresh := l.end == nil
 	if fresh {
 		l.number++

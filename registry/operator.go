@@ -286,6 +286,7 @@ func (r *Registry) tidy(ctx context.Context, g *errgroup.Group, now time.Time) {
 		return
 	}
 	r.tidied = now
+	r.told.forget(now.Add(-r.table.detection.Keep), func(server string) bool { return r.table.own[server] != nil })
 	gone := r.table.Orphans(now)
 	if len(gone) == 0 || !r.leader.leadsIn(r.term) {
 		return

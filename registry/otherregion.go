@@ -20,6 +20,9 @@ type otherRegion struct {
 	seq         uint64
 	at          time.Time
 	seen, heard time.Time
+	// stored is the highest sequence of the values taken from the bucket, storedAt the newest sight in them.
+	stored   uint64
+	storedAt time.Time
 	// complete is the sequence of the last full update that has come whole, full collects the
 	// parts of a later one.
 	complete uint64
@@ -140,7 +143,7 @@ func (t *Table) update(u *events.ViewUpdate, now time.Time) []Effect {
 
 // take folds what a region says of its servers: an update, or its answer to a question.
 func (t *Table) take(o *otherRegion, u *events.ViewUpdate, now time.Time) (effects []Effect) {
-	if u.Full && u.Seq < o.seq && u.At.After(o.at) {
+	if u.Full && u.Seq < max(o.seq, o.stored) && u.At.After(latest(o.at, o.storedAt)) {
 		o.restart()
 		t.afresh = true
 		t.fullDue = true // it may have lost what it heard, too
@@ -206,11 +209,18 @@ func (t *Table) dueNewest(o *otherRegion) {
 	}
 }
 
+// alone returns a copy that keeps nothing else of an update in memory.
+func alone(s *events.Server) *events.Server {
+	v := *s
+	return &v
+}
+
 // restart forgets how far a region had counted: its registry has lost that, with its store.
 // What it says next replaces everything.
 func (o *otherRegion) restart() {
 	o.seq, o.at, o.complete, o.full = 0, time.Time{}, 0, nil
 	o.seqs, o.upTo = nil, 0
+	o.stored, o.storedAt = 0, time.Time{}
 	for i, s := range o.servers {
 		anew := *s
 		anew.Seq = 0
@@ -257,11 +267,11 @@ func (o *otherRegion) adopt(s *events.Server, most int) adoption {
 	case !ok && len(o.servers) >= most:
 		return refused
 	case !ok:
-		o.servers = slices.Insert(o.servers, at, s)
+		o.servers = slices.Insert(o.servers, at, alone(s))
 	case s.Seq < o.servers[at].Seq || s.Seq == o.servers[at].Seq && !again:
 		return known
 	default:
-		o.servers[at] = s
+		o.servers[at] = alone(s)
 	}
 	if again {
 		delete(o.written, s.Server)
@@ -290,6 +300,7 @@ func (t *Table) complete(o *otherRegion, u *events.ViewUpdate, now time.Time) {
 		}
 		return drop
 	})
+	t.dueNewest(o)
 	o.complete, o.full = u.Seq, nil
 	o.completed(u.Seq)
 }

@@ -35,7 +35,7 @@ const (
 )
 
 // Prober asks servers whether they are alive. It keeps no connection open: a new one is part
-// of the question. It is safe for concurrent use.
+// of the question; and it asks directly, for a proxy that refuses is no server that does. It is safe for concurrent use.
 type Prober struct {
 	client  *http.Client
 	timeout time.Duration
@@ -47,7 +47,7 @@ func NewProber(c ProberConfig) *Prober {
 		timeout: cmp.Or(c.Timeout, time.Second),
 		client: &http.Client{
 			Transport: &http.Transport{
-				DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment, DialContext: c.Dial,
+				DisableKeepAlives: true, DialContext: c.Dial,
 				TLSClientConfig:        &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
 				MaxResponseHeaderBytes: maxProbeHeader,
 			},

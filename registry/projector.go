@@ -81,7 +81,7 @@ func (p *projector) read(ctx context.Context) ([]events.Server, map[string]uint6
 			continue
 		}
 		revisions[e.Key] = e.Revision
-		if s, ok := decodeServer(e, nil); ok {
+		if s, ok := decodeServer(e, nil); ok && s.Validate() == nil {
 			servers = append(servers, *s)
 		}
 	}
@@ -222,6 +222,12 @@ func (p *projector) write(ctx context.Context, batch map[string]*events.Server) 
 			first = err
 		}
 		keys = keys[n:]
+		if ctx.Err() != nil { // what is left is not begun: nobody could wait for it any more
+			for _, key := range keys {
+				p.again(key, batch[key])
+			}
+			break
+		}
 	}
 	return first
 }

@@ -39,8 +39,10 @@ const (
 type protection struct {
 	guarded, open guard
 	arrivals
-	// deaths are when servers were declared down in the last protectWindow.
-	deaths []time.Time
+	// deaths are when servers were declared down in the last protectWindow, heldBack is when
+	// operators were last told that more of them wait.
+	deaths   []time.Time
+	heldBack time.Time
 }
 
 // guard is one protection: on from when its cause is seen until that was away for
@@ -200,8 +202,13 @@ func (t *Table) senders(s *server, now time.Time) int {
 // last seconds: what is wrong with so many is more likely wrong here.
 func (t *Table) die(s *server, reason string, now time.Time) []Effect {
 	t.deaths = slices.DeleteFunc(t.deaths, func(at time.Time) bool { return now.Sub(at) >= protectWindow })
-	if t.guarded.on && len(t.deaths) >= max(deathsAtLeast, int(deathsShare*float64(len(t.order)))) {
-		return nil
+	if most := max(deathsAtLeast, int(deathsShare*float64(len(t.order)))); t.guarded.on && len(t.deaths) >= most {
+		if now.Sub(t.heldBack) < protectWindow {
+			return nil
+		}
+		t.heldBack = now
+		why := fmt.Sprintf("%d servers died in %s: further deaths wait, as that of %s", len(t.deaths), protectWindow, s.value.Server)
+		return []Effect{t.protects(events.Protected, why, "", true, now)}
 	}
 	t.deaths = append(t.deaths, now)
 	effects := t.become(s, events.StateDown, reason, now)

@@ -84,6 +84,9 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 	if h.Region != t.region {
 		return []Effect{Skipped{SkipForeign}}
 	}
+	if t.processes >= processesPerServer*t.detection.MaxServers && t.own[h.Server] == nil {
+		return t.refuse(h, "", "no room for another process", now) // it would be a server without members
+	}
 	s, ok := t.find(h.Server)
 	if !ok {
 		return t.refuse(h, "", fmt.Sprintf("no room for more than %d servers", t.detection.MaxServers), now)

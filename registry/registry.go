@@ -59,7 +59,8 @@ const (
 	// start waits for: what it says first should be of all servers, but it should be said.
 	catchUpLimit = 10 * time.Second
 	firstLimit   = 2 * time.Second
-	// maxProbes bounds the probes under way at once, maxUpdates the view updates.
+	// maxProbes bounds the probes under way at once, and apart from them those that are the first
+	// of their server; maxUpdates the view updates.
 	maxProbes  = 512
 	maxUpdates = 64
 	// updateTimeout bounds the wait for a view update to be stored. Who subscribes has it
@@ -80,9 +81,9 @@ type Registry struct {
 	leader    *leader
 	scout     *scout
 	// inquiries holds a token for each question about servers that is under way.
-	inquiries chan struct{}
-	probes    *semaphore.Weighted
-	updates   *semaphore.Weighted
+	inquiries           chan struct{}
+	probes, firstProbes *semaphore.Weighted
+	updates             *semaphore.Weighted
 	// reread holds a token while the stream of heartbeats is to be read.
 	reread  chan struct{}
 	view    atomic.Pointer[View]
@@ -127,7 +128,7 @@ func New(c Config) (*Registry, error) {
 	}
 	r := &Registry{
 		cfg: c, log: c.Log, metrics: newMetrics(c.Metrics), inbox: newInbox(), reread: make(chan struct{}, 1),
-		probes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
+		probes: semaphore.NewWeighted(maxProbes), firstProbes: semaphore.NewWeighted(maxProbes), updates: semaphore.NewWeighted(maxUpdates),
 		table: NewTable(c.Region, c.Detection), told: Sayings{},
 		ownView: events.Subject{Kind: events.KindView, Region: c.Region}.String(),
 	}
@@ -135,7 +136,7 @@ func New(c Config) (*Registry, error) {
 	r.series = NewSeries(&r.current)
 	r.leader = newLeader(c.Name, c.Lease, c.Log, r.metrics, r.elected)
 	leadership(c.Metrics, r.leader.leads)
-	r.journal = newJournal(c.Bus, c.Log, r.metrics, r.leader.leads)
+	r.journal = newJournal(c.Bus, c.Log, r.metrics, r.leader.leadsIn)
 	r.projector = newProjector(c.Region, c.Store, c.Log, r.metrics, func(seq uint64) { r.inbox.learned(SequenceSeen{seq}) }, r.leader.leads)
 	return r, nil
 }
@@ -409,7 +410,7 @@ func (r *Registry) act(ctx context.Context, g *errgroup.Group, effects []Effect)
 // before the leader says the same, it will.
 func (r *Registry) say(ctx context.Context, e events.Event, reason string) {
 	if r.leader.leadsIn(r.term) {
-		r.journal.say(ctx, e, slog.String("reason", reason))
+		r.journal.say(ctx, r.term, e, slog.String("reason", reason))
 	}
 }
 

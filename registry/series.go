@@ -45,7 +45,7 @@ func (s *Series) Next(changed []*events.Server, gone []string, now time.Time) *V
 		s.All(nil, now)
 	}
 	m := s.last.merge(changed, gone)
-	if !m.same || s.last.reset(changed) {
+	if !m.same || m.anew || s.last.reset(changed) {
 		return s.All(m.list, now)
 	}
 	v := *s.last
@@ -141,8 +141,11 @@ func (v *View) reset(changed []*events.Server) bool {
 			return false
 		}
 		at, ok := v.Region(newest.Region)
+		if !ok {
+			return true
+		}
 		r := &v.Regions[at]
-		return ok && (cmp.Or(newest.RegionRole, events.RoleActive) != r.Role || events.WeightOf(newest.RegionWeight) != r.Weight)
+		return cmp.Or(newest.RegionRole, events.RoleActive) != r.Role || events.WeightOf(newest.RegionWeight) != r.Weight
 	}
 	for _, c := range changed {
 		if newest != nil && newest.Region != c.Region {
@@ -151,7 +154,7 @@ func (v *View) reset(changed []*events.Server) bool {
 			}
 			newest = nil
 		}
-		if newest == nil || c.Seq > newest.Seq {
+		if newest == nil || c.Seq > newest.Seq || c.Seq == newest.Seq && c.Server < newest.Server {
 			newest = c
 		}
 	}

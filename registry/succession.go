@@ -52,6 +52,15 @@ func (s Sayings) note(who string, what Saying) {
 	}
 }
 
+// forget drops what was told before then of servers that are not known any more.
+func (s Sayings) forget(before time.Time, known func(server string) bool) {
+	for who, what := range s {
+		if events.ValidToken(who) && what.At.Before(before) && !known(who) {
+			delete(s, who)
+		}
+	}
+}
+
 // Trust takes the values of the bucket for told: all that are newer than what was heard, or
 // only those of which nothing was.
 func (s Sayings) Trust(region string, servers []events.Server, newer bool) {
@@ -122,6 +131,12 @@ func (t *Table) succeed(e Elected, now time.Time) (effects []Effect) {
 			}
 		}
 	}
+	if t.guarded.on {
+		effects = append(effects, t.protects(events.Protected, "protected since before this registry led", "", true, now))
+	}
+	if t.open.on {
+		effects = append(effects, t.protects(events.FailOpen, "open since before this registry led", "", true, now))
+	}
 	t.fullDue, t.toldAt = true, time.Time{}
 	return effects
 }
@@ -142,6 +157,13 @@ func regionAsWritten(v *events.Server) string {
 // A value that was written while the region was out of reach says how it counted here, not
 // how it was: the same that the region sends again replaces it.
 func (o *otherRegion) takeOver(v *events.Server, most int) bool {
+	if o.at.IsZero() {
+		o.stored, o.storedAt = max(o.stored, v.Seq), latest(o.storedAt, v.SeenAt)
+	} else if v.Seq > o.seq { // of before the region began anew, or it is told again
+		behind := *v
+		behind.Seq = o.seq
+		v = &behind
+	}
 	state := regionAsWritten(v)
 	if state == "" {
 		return o.adopt(v, most) != refused

@@ -65,7 +65,11 @@ type StateChanged struct{ State *events.ServerState }
 type RegionChanged struct{ State *events.RegionState }
 
 // ProbeDue asks for a probe of a server; its ProbeDone is awaited.
-type ProbeDue struct{ Server, Boot, URL string }
+type ProbeDue struct {
+	Server, Boot, URL string
+	// First says that nothing is known yet: it goes ahead of those who were asked before.
+	First bool
+}
 
 // UpdateMissed says that another region has sent an update that did not arrive, or not yet.
 // What it held comes with the next full one, or the region is asked (ViewDue).
@@ -203,6 +207,9 @@ func (t *Table) remove(s *server) {
 	t.processes -= len(s.members)
 	s.removed = true
 	t.dueKey(s.value.Key())
+	if len(t.order) > 0 {
+		t.due(t.order[0], true)
+	}
 }
 
 func byID(s *server, id string) int { return strings.Compare(s.value.Server, id) }

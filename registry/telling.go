@@ -112,7 +112,7 @@ func (t *Table) weigh(s *server, before *events.Server) {
 	case v.URL != before.URL || v.HealthURL != before.HealthURL || v.AuthURL != before.AuthURL ||
 		v.Boot != before.Boot || v.Location != before.Location:
 		t.due(s, true)
-	case v.Capacity != s.capacity || v.IntervalMS != before.IntervalMS || v.LoadSource != before.LoadSource ||
+	case v.Capacity != s.capacity || v.IntervalMS != before.IntervalMS ||
 		math.Abs(v.Load.Utilisation-s.utilisation) >= loadStep:
 		if !s.due {
 			t.due(s, false)

@@ -123,6 +123,8 @@ func TestRegistryRestart(t *testing.T) {
 type verdicts struct {
 	t                    *testing.T
 	verdicts, heartbeats atomic.Int64
+	// last is how many heartbeats there were when that was last waited for.
+	last int64
 }
 
 // watchVerdicts counts from now on.
@@ -142,6 +144,13 @@ func watchVerdicts(t *testing.T, nc *nats.Conn) *verdicts {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// beatsSinceLast waits until each of two servers has sent n heartbeats since it was called last.
+func (w *verdicts) beatsSinceLast(n int64) {
+	w.t.Helper()
+	eventually(w.t, 60*time.Second, "heartbeats", func() bool { return w.heartbeats.Load() >= w.last+2*n })
+	w.last = w.heartbeats.Load()
 }
 
 // beats waits for n heartbeats of each of two servers: about as many seconds.
