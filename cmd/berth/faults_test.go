@@ -64,7 +64,7 @@ func (f *processes) awaitState(t *testing.T, id string, state events.State) {
 		all.Go(func() {
 			for deadline := time.Now().Add(30 * time.Second); shownState(t, r.way.Admin, id).State != state; time.Sleep(2 * time.Millisecond) {
 				if time.Now().After(deadline) {
-					t.Errorf("%s is not %s in %s within 30 s", id, state, r.way.Region)
+					t.Errorf("%s is not %s in %s within 30 s: %+v", id, state, r.way.Region, shownState(t, r.way.Admin, id))
 					return
 				}
 			}
