@@ -193,7 +193,8 @@ func (t *Table) judge(s *server, now time.Time) []Effect {
 	interval := intervalOf(s.value.IntervalMS)
 	began := latest(s.seen, t.gap)
 	if s.asked.Before(began) {
-		s.failed, s.answered, s.refused, s.testimony = 0, false, false, testimony{}
+		// A probe that is still under way will say nothing of this silence.
+		s.probing, s.failed, s.answered, s.refused, s.testimony = false, 0, false, false, testimony{}
 	}
 	silence := now.Sub(began)
 	if !s.gone.IsZero() && s.value.State.Alive() {
