@@ -107,6 +107,51 @@ func TestARegionThatLostItsStoreBeginsAnew(t *testing.T) {
 	checkIDs(t, "in the end", table, "a@2")
 }
 
+// TestARegionThatLostItsStoreWhileNobodyListened: this registry comes back with what the bucket
+// had of a region, of sequences that the region has not reached again. It goes by what the
+// region says now: at the latest from the next time that it says all of it.
+func TestARegionThatLostItsStoreWhileNobodyListened(t *testing.T) {
+	tests := map[string]struct {
+		full   int // every so many updates one is full
+		lost   int // an update that does not arrive, so that the region is asked
+		within int // by which update all is right
+	}{
+		"the first that comes is full": {1, 0, 1},
+		"one of the next is full":      {30, 0, 30},
+		"it is asked":                  {30, 3, 6},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			table := registry.NewTable("eu-west-1", registry.Detection{})
+			table.Reduce(registry.Restored{Servers: []events.Server{remote("a", 100_000), remote("vanished", 100_001)}}, at(0))
+			bucket := toldBucket{"us-east-1.a": remote("a", 100_000), "us-east-1.vanished": remote("vanished", 100_001)}
+			for i := 1; i <= test.within; i++ {
+				says := func(f bool) *events.ViewUpdate {
+					s := remote("a", uint64(i))
+					s.State, s.SeenAt = events.StateDraining, at(float64(i))
+					return update(uint64(i), func(u *events.ViewUpdate) { u.Full = f }, s)
+				}
+				if i != test.lost {
+					table.Reduce(registry.UpdateSeen{Update: says(i%test.full == 0)}, at(float64(i)))
+				}
+				for _, e := range table.Reduce(registry.Ticked{}, at(float64(i))) {
+					if _, ok := e.(registry.ViewDue); ok {
+						u := says(true)
+						u.At = u.At.Add(time.Millisecond)
+						table.Reduce(registry.ViewAnswered{Region: "us-east-1", Update: u}, u.At)
+					}
+				}
+				bucket.take(table.Tell(at(float64(i))))
+			}
+			checkIDs(t, "known", table, fmt.Sprint("a@", test.within))
+			checkState(t, table, "a", events.StateDraining)
+			if len(bucket) != 1 || bucket["us-east-1.a"].State != events.StateDraining {
+				t.Errorf("the bucket has %+v, want a alone, draining", bucket.values())
+			}
+		})
+	}
+}
+
 func TestUpdatesFoldInAnyOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// A region's true course: changes, and now and then everything.

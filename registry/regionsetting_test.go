@@ -3,6 +3,7 @@ package registry_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/registry"
@@ -127,5 +128,53 @@ func TestALateUpdateChangesNoSetting(t *testing.T) {
 	}
 	if got := set(table.Servers(), "us-east-1"); got != "active 30" {
 		t.Errorf("the region is %s", got)
+	}
+}
+
+// TestASettingOutlivesTheServerThatCarriedIt: one value told of it, and that server goes before
+// the others were refreshed. Readers of the bucket know all the same, in every region.
+func TestASettingOutlivesTheServerThatCarriedIt(t *testing.T) {
+	table, other := registry.NewTable("eu-west-1", registry.Detection{Keep: 5 * time.Second}), registry.NewTable("us-east-1", registry.Detection{})
+	here, there := toldBucket{}, toldBucket{}
+	tell := func(seconds float64) {
+		table.Reduce(registry.Ticked{}, at(seconds))
+		told := table.Tell(at(seconds))
+		here.take(told)
+		for _, u := range told.Updates {
+			other.Reduce(registry.UpdateSeen{Update: u}, at(seconds))
+		}
+		there.take(other.Tell(at(seconds)))
+	}
+	both := func(what string) {
+		t.Helper()
+		for name, b := range map[string]toldBucket{"here": here, "there": there} {
+			if got := set(b.values(), "eu-west-1"); got != "standby 40" {
+				t.Errorf("%s: %s the region is %s", what, name, got)
+			}
+		}
+	}
+	beats := func(seconds float64, first int, change ...func(*events.Heartbeat)) {
+		for i := first; i < 4; i++ {
+			table.Reduce(live(beat(fmt.Sprint("eu-west-1-", i), boot(1), uint64(1+10*seconds), change...)), at(seconds))
+		}
+	}
+	beats(0, 0)
+	tell(0)
+	table.Reduce(setting(1, events.RoleStandby, 40), at(0.1))
+	tell(0.1)
+	both("set")
+	for key, s := range here {
+		if carries := key == "eu-west-1.eu-west-1-0"; carries != (s.RegionRole == events.RoleStandby) {
+			t.Errorf("%s says %q", key, s.RegionRole)
+		}
+	}
+	table.Reduce(live(beat("eu-west-1-0", boot(1), 100, saying(events.StateLeft))), at(0.2))
+	for s := 1; s < 10; s++ {
+		beats(float64(s), 1)
+		tell(float64(s))
+		both(fmt.Sprint("second ", s))
+	}
+	if len(here) != 3 {
+		t.Errorf("%d servers are left, want 3", len(here))
 	}
 }

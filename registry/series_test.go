@@ -61,6 +61,67 @@ func TestNextIsAll(t *testing.T) {
 	})
 }
 
+// TestTheNewestValueSetsARegion: of values with one sequence that come together the first by id
+// says how its region is set, in whatever order they come, and one that falls back counts no more.
+func TestTheNewestValueSetsARegion(t *testing.T) {
+	value := func(id string, seq uint64, role events.Role) *events.Server {
+		s := remote(id, seq)
+		s.RegionRole = role
+		return &s
+	}
+	tests := map[string]struct {
+		before, changed []*events.Server
+		gone            []string
+		want            events.Role
+	}{
+		"two at once, in order": {
+			[]*events.Server{value("a", 5, ""), value("b", 5, "")},
+			[]*events.Server{value("a", 6, events.RoleStandby), value("b", 6, "")},
+			nil, events.RoleStandby,
+		},
+		"two at once, the other way round": {
+			[]*events.Server{value("a", 5, ""), value("b", 5, "")},
+			[]*events.Server{value("b", 6, ""), value("a", 6, events.RoleStandby)},
+			nil, events.RoleStandby,
+		},
+		"one of the sequence that was reached": {
+			[]*events.Server{value("a", 5, ""), value("b", 5, "")},
+			[]*events.Server{value("a", 5, events.RoleStandby)},
+			nil, events.RoleStandby,
+		},
+		"the only one begins anew": {
+			[]*events.Server{value("a", 500, events.RoleStandby)},
+			[]*events.Server{value("a", 1, "")},
+			nil, events.RoleActive,
+		},
+		"the newest begins anew": {
+			[]*events.Server{value("a", 500, events.RoleStandby), value("b", 400, "")},
+			[]*events.Server{value("a", 1, events.RoleStandby)},
+			nil, events.RoleActive,
+		},
+		"the newest goes": {
+			[]*events.Server{value("a", 500, events.RoleStandby), value("b", 400, "")},
+			nil,
+			[]string{"us-east-1.a"},
+			events.RoleActive,
+		},
+		"an older one changes": {
+			[]*events.Server{value("a", 500, events.RoleStandby), value("b", 400, "")},
+			[]*events.Server{value("b", 450, "")},
+			nil, events.RoleStandby,
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			series := registry.NewSeries(new(atomic.Int64))
+			series.All(test.before, start)
+			if got := series.Next(test.changed, test.gone, start).Regions[0].Role; got != test.want {
+				t.Errorf("the region is %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
 func sameCount(a, b *atomic.Int64) bool { return a == b }
 
 func values(v *registry.View) (list []events.Server) {

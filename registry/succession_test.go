@@ -1,8 +1,11 @@
 package registry_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/registry"
@@ -57,5 +60,30 @@ func TestSayingsAfterAGapTrustTheBucket(t *testing.T) {
 	}
 	if told.Trust("eu-west-1", held, true); told["eu-west-1-a"].State != events.StateDown {
 		t.Errorf("after a gap %v, want what is newer", told)
+	}
+}
+
+// TestProtectionsThatAreOnAreToldByTheNextLeader: the leader before may have died before it said
+// so, and nobody else can say when they end.
+func TestProtectionsThatAreOnAreToldByTheNextLeader(t *testing.T) {
+	table := registry.NewTable("eu-west-1", registry.Detection{})
+	for i := range 3 {
+		table.Reduce(live(beat(fmt.Sprint("eu-west-1-", i), boot(1), 1)), at(0))
+	}
+	for tick := range 80 { // all fall silent, and nobody has said that they are not dead
+		now := at(float64(tick) / 20)
+		table.Reduce(registry.Ticked{}, now)
+		table.Follow(now)
+	}
+	told := func() (said []string) {
+		for _, e := range table.Reduce(registry.Elected{Told: registry.Sayings{}}, at(4)) {
+			if r, ok := e.(registry.RegionChanged); ok {
+				said = append(said, r.State.Region+" "+r.State.State)
+			}
+		}
+		return said
+	}
+	if diff := cmp.Diff([]string{"eu-west-1 protected", "eu-west-1 fail_open"}, told()); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
 	}
 }

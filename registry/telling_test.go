@@ -247,3 +247,38 @@ func TestUpdatesSayWhatTheRegionSees(t *testing.T) {
 		t.Errorf("first update: %+v", u)
 	}
 }
+
+// TestAnAnswerAheadOfAnUpdateFreezesNothing: a region that is asked just after its bucket was told
+// of a new state, and before the update that brings it, answers with what that update may yet
+// change. The update still counts where the answer went.
+func TestAnAnswerAheadOfAnUpdateFreezesNothing(t *testing.T) {
+	table, other := registry.NewTable("eu-west-1", registry.Detection{}), registry.NewTable("us-east-1", registry.Detection{})
+	seq := uint64(0)
+	say := func(seconds float64, state events.State) {
+		seq++
+		table.Reduce(live(beat("eu-west-1-a", boot(1), seq, saying(state))), at(seconds))
+	}
+	send := func(seconds float64, updates int) {
+		t.Helper()
+		told := table.Tell(at(seconds))
+		if len(told.Updates) != updates {
+			t.Errorf("%d updates at %v, want %d", len(told.Updates), seconds, updates)
+		}
+		for _, u := range told.Updates {
+			other.Reduce(registry.UpdateSeen{Update: u}, at(seconds))
+		}
+	}
+	say(0, events.StateUp)
+	send(0, 1)
+	say(0.5, events.StateDraining)
+	send(0.5, 1)
+	say(0.51, events.StateUp)
+	send(0.51, 0) // ahead, to the bucket only
+	other.Reduce(registry.ViewAnswered{Region: "eu-west-1", Update: table.Part(1, 1, at(0.52))}, at(0.52))
+	say(0.52, events.StateLeft)
+	send(0.56, 1)
+	checkState(t, other, "eu-west-1-a", events.StateLeft)
+	if here, there := server(t, table, "eu-west-1-a").Seq, server(t, other, "eu-west-1-a").Seq; here != there {
+		t.Errorf("sequence %d elsewhere, want %d", there, here)
+	}
+}
