@@ -46,7 +46,7 @@ func (d *DrainReply) warn(v *View) {
 	}
 }
 
-// aloneIn reports whether no other region takes sessions.
+// aloneIn reports whether no region but this one takes sessions, or none at all if it is empty.
 func aloneIn(v *View, region string) bool {
 	return !slices.ContainsFunc(v.Regions, func(g placement.Region) bool { return g.Name != region && g.Usable > 0 })
 }
@@ -66,6 +66,8 @@ func (r *RegionReply) warn(v *View) {
 		r.Warnings = append(r.Warnings, "no region is active any more: those in standby take the sessions that need a place")
 	case !weighty:
 		r.Warnings = append(r.Warnings, "every region has weight 0: sessions that need a place get one all the same, as if none had a weight")
+	case aloneIn(v, ""):
+		r.Warnings = append(r.Warnings, "no region takes sessions now, whatever is set: logins fail (503)")
 	case (r.Role == events.RoleStandby || r.Weight == 0) && aloneIn(v, r.Region):
 		r.Warnings = append(r.Warnings, fmt.Sprintf("no other region takes sessions: those that need a place still come to %s", r.Region))
 	}

@@ -44,6 +44,11 @@ func TestOperate(t *testing.T) {
 		t.Errorf("berth servers of an unknown region: %v\n%s", err, out)
 	}
 
+	if out, err = berth(t.Context(), t, "events", "--nats", url, "--region", "atlantis").CombinedOutput(); err == nil ||
+		string(out) != "berth: no region \"atlantis\" in the view of eu-west-1; known are eu-west-1\n" {
+		t.Errorf("berth events of an unknown region: %v\n%s", err, out)
+	}
+
 	// A context of the nats CLI names the server, too.
 	config := t.TempDir()
 	contexts := filepath.Join(config, "nats", "context")
