@@ -236,6 +236,8 @@ const (
 
 // States of RegionState that tell of messages which could not be used, or are doubtful.
 const (
+	// DuplicateID: two processes claim the same server id.
+	DuplicateID    = "duplicate_id"
 	BadHeartbeats  = "bad_heartbeats"
 	BadLoadReports = "bad_load_reports"
 )

@@ -181,9 +181,7 @@ func (r *Registry) SetRegion(ctx context.Context, q RegionRequest) (RegionReply,
 	if now.Role != "" {
 		reply.Role = now.Role
 	}
-	if reply.Role == events.RoleStandby || reply.Weight == 0 {
-		reply.Warnings = aloneIn(r.View(), r.cfg.Region)
-	}
+	reply.warn(r.View())
 	return reply, nil
 }
 

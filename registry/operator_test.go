@@ -81,7 +81,7 @@ func TestEveryRegistryTakesAndKnowsWishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"no other server of eu-west-1 takes sessions", "no region but eu-west-1 takes sessions: they have nowhere to go"}
+	want := []string{"no other server of eu-west-1, and no other region, takes sessions: those of " + ids[2] + " stay until one does, and logins fail (503)"}
 	if diff := cmp.Diff(want, reply.Warnings); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/placement"
 )
 
 // about reports whether the reply is about a server.
@@ -34,19 +35,42 @@ func (d *DrainReply) warn(v *View) {
 				return
 			}
 		}
-		d.Warnings = append(d.Warnings, fmt.Sprintf("no other server of %s takes sessions", d.Region))
 	}
-	d.Warnings = append(d.Warnings, aloneIn(v, d.Region)...)
+	switch alone := aloneIn(v, d.Region); {
+	case alone && d.Server == "":
+		d.Warnings = append(d.Warnings, fmt.Sprintf("no other region takes sessions: those of %s stay until one does, and logins fail (503)", d.Region))
+	case alone:
+		d.Warnings = append(d.Warnings, fmt.Sprintf("no other server of %s, and no other region, takes sessions: those of %s stay until one does, and logins fail (503)", d.Region, d.Server))
+	case d.Server != "":
+		d.Warnings = append(d.Warnings, fmt.Sprintf("no other server of %s takes sessions: those of %s go to other regions", d.Region, d.Server))
+	}
 }
 
-// aloneIn warns if no other region takes sessions.
-func aloneIn(v *View, region string) []string {
+// aloneIn reports whether no region but this one takes sessions, or none at all if it is empty.
+func aloneIn(v *View, region string) bool {
+	return !slices.ContainsFunc(v.Regions, func(g placement.Region) bool { return g.Name != region && g.Usable > 0 })
+}
+
+// warn says what a setting leaves without effect, as placement has it: where no region is left
+// that wants a session, the others take it.
+func (r *RegionReply) warn(v *View) {
+	active, weighty := r.Role == events.RoleActive, r.Weight > 0
 	for i := range v.Regions {
-		if v.Regions[i].Name != region && v.Regions[i].Usable > 0 {
-			return nil
+		if g := &v.Regions[i]; g.Name != r.Region {
+			active = active || g.Role == events.RoleActive
+			weighty = weighty || g.Weight > 0
 		}
 	}
-	return []string{fmt.Sprintf("no region but %s takes sessions: they have nowhere to go", region)}
+	switch {
+	case !active:
+		r.Warnings = append(r.Warnings, "no region is active any more: those in standby take the sessions that need a place")
+	case !weighty:
+		r.Warnings = append(r.Warnings, "every region has weight 0: sessions that need a place get one all the same, as if none had a weight")
+	case aloneIn(v, ""):
+		r.Warnings = append(r.Warnings, "no region takes sessions now, whatever is set: logins fail (503)")
+	case (r.Role == events.RoleStandby || r.Weight == 0) && aloneIn(v, r.Region):
+		r.Warnings = append(r.Warnings, fmt.Sprintf("no other region takes sessions: those that need a place still come to %s", r.Region))
+	}
 }
 
 // usable reports whether new sessions may be placed on a server.

@@ -164,7 +164,7 @@ func (t *Table) outdated(s *server, m *member, l *life, e HeartbeatSeen, now tim
 		who += ", member " + m.name
 	}
 	return append(effects, RegionChanged{&events.RegionState{
-		Version: events.Version, Region: t.region, State: "duplicate_id", Seen: t.region, At: now.UTC(),
+		Version: events.Version, Region: t.region, State: events.DuplicateID, Seen: t.region, At: now.UTC(),
 		Reason: fmt.Sprintf("%s: boots %s and %s both live; the later counts", who, l.boot, m.counts.boot),
 	}})
 }

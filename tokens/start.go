@@ -140,7 +140,7 @@ func unavailable(detail string, cause error) *api.Error {
 }
 
 func noServer() *api.Error {
-	return &api.Error{Code: api.CodeNoHealthyServer, Detail: "no server is up; try again in a moment", RetryAfter: 1}
+	return &api.Error{Code: api.CodeNoHealthyServer, Detail: "no server takes new sessions now; try again in a moment", RetryAfter: 1}
 }
 
 // invalid returns an error naming the fields, nil if there are none.

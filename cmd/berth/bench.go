@@ -19,12 +19,18 @@ type benchCmd struct {
 type benchRegistryCmd struct {
 	Servers int           `default:"10000" placeholder:"N" help:"Size of the fleet (default: ${default})."`
 	Full    bool          `help:"Also measure a connection for each server, which takes longer and some 2 GB of memory."`
-	Phase   time.Duration `default:"2s" help:"How long each measurement takes (default: ${default})."`
+	Phase   time.Duration `default:"2s" help:"How long each measurement takes, at least 500ms (default: ${default})."`
 	JSON    bool          `name:"json" help:"Print JSON."`
 }
 
+// minPhase is the shortest that gives figures worth reading.
+const minPhase = 500 * time.Millisecond
+
 // Run prints each figure beside its floor. A goal that is missed is no fault.
 func (c *benchRegistryCmd) Run(p *program) error {
+	if c.Phase < minPhase {
+		return fmt.Errorf("bench registry: phase %s: want at least %s", c.Phase, minPhase)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find the berth program: %w", err)

@@ -71,9 +71,9 @@ func (c *undrainCmd) Run(p *program) error {
 // concerned says how many sessions a reply is about.
 func concerned(r registry.DrainReply) string {
 	if r.Server != "" {
-		return fmt.Sprintf("%d sessions", r.Sessions)
+		return count(r.Sessions, "session")
 	}
-	return fmt.Sprintf("%d sessions of %d servers", r.Sessions, r.Servers)
+	return count(r.Sessions, "session") + " on " + count(r.Servers, "server")
 }
 
 // operator is a connection by which registries are asked.
@@ -81,11 +81,7 @@ type operator struct{ conn *jetstream.Conn }
 
 // operate connects to a region's NATS for one command.
 func operate(p *program, f natsFlags, role string, fn func(context.Context, *operator) error) error {
-	cfg, err := f.config(p, role, "")
-	if err != nil {
-		return err
-	}
-	conn, err := jetstream.Dial(p.ctx, cfg)
+	conn, err := f.dial(p, role)
 	if err != nil {
 		return err
 	}
@@ -169,10 +165,10 @@ func printJSON(p *program, v any) error {
 	return out.Encode(v)
 }
 
-// warn prints what a registry warns of.
+// warn prints what a registry warns of, beside its answer.
 func warn(p *program, warnings []string) error {
 	for _, w := range warnings {
-		if _, err := fmt.Fprintln(p.stdout, "warning: "+w); err != nil {
+		if _, err := fmt.Fprintln(p.stderr, "warning: "+w); err != nil {
 			return err
 		}
 	}

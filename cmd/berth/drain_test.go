@@ -146,7 +146,8 @@ func (f *processes) drainRegion(t *testing.T, s api.TokensReply, home, abroad st
 	}
 	f.told(t, "eu-west-1-a", events.StateDraining)
 	f.told(t, "eu-west-1-b", events.StateDraining)
-	if reply := ask[registry.DrainReply](t, "drain", "us-east-1", "--nats", abroad); len(reply.Warnings) != 1 {
+	if reply := ask[registry.DrainReply](t, "drain", "us-east-1", "--nats", abroad); len(reply.Warnings) != 1 ||
+		reply.Warnings[0] != "no other region takes sessions: those of us-east-1 stay until one does, and logins fail (503)" {
 		t.Errorf("drain of the last region: %+v, want a warning", reply)
 	}
 	ask[registry.DrainReply](t, "undrain", "us-east-1", "--nats", home)
@@ -173,6 +174,11 @@ func (f *processes) drainRegion(t *testing.T, s api.TokensReply, home, abroad st
 				list[0].Reachable && list[1].Role == events.RoleActive && list[1].Weight == 100
 		})
 	}
+	none := ask[registry.RegionReply](t, "region", "role", "us-east-1", "standby", "--nats", home)
+	if len(none.Warnings) != 1 || !strings.HasPrefix(none.Warnings[0], "no region is active any more") {
+		t.Errorf("region role of the last active region: %+v", none)
+	}
+	ask[registry.RegionReply](t, "region", "role", "us-east-1", "active", "--nats", home)
 	eventually(t, 10*time.Second, "a login beside the standby", func() bool { return dublin.login(f.ready).Server.Region == "us-east-1" })
 	ask[registry.RegionReply](t, "region", "role", "eu-west-1", "active", "--nats", home)
 	ask[registry.RegionReply](t, "region", "weight", "eu-west-1", "100", "--nats", home)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -35,15 +36,14 @@ func (c *eventsCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := c.config(p, "events", "")
-	if err != nil {
-		return err
-	}
-	conn, err := jetstream.Dial(p.ctx, cfg)
+	conn, err := c.dial(p, "events")
 	if err != nil {
 		return err
 	}
 	defer closeConn(p, conn)
+	if err := c.checkRegion(p, conn); err != nil {
+		return err
+	}
 	messages := make(chan *nats.Msg, 4096)
 	for _, subject := range subjects {
 		if _, err := conn.NATS().ChanSubscribe(subject, messages); err != nil {
@@ -54,6 +54,25 @@ func (c *eventsCmd) Run(p *program) error {
 		return err
 	}
 	return c.print(p, messages)
+}
+
+// checkRegion refuses a region that the registry's view does not have, where there is a view.
+func (c *eventsCmd) checkRegion(p *program, conn *jetstream.Conn) error {
+	if c.Region == "" || c.Region == conn.Region() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, listTimeout)
+	defer cancel()
+	list, err := (&serversCmd{}).read(ctx, conn)
+	if known := regionsOf(list); err == nil && len(known) > 0 && !slices.Contains(known, c.Region) {
+		return fmt.Errorf("no region %q in the view of %s; known are %s", c.Region, conn.Region(), strings.Join(known, ", "))
+	}
+	return nil
+}
+
+// Help says what the flags do not.
+func (*eventsCmd) Help() string {
+	return "Events of the region whose NATS is asked; of other regions only view updates, released locks and revocations come there."
 }
 
 // subjects returns what to subscribe to.

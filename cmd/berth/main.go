@@ -94,7 +94,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func helpFor(err error) string {
 	var wrong *kong.ParseError
 	if errors.As(err, &wrong) && wrong.Context != nil && wrong.Context.Selected() != nil {
-		return "berth " + wrong.Context.Selected().Path() + " --help"
+		node := wrong.Context.Selected()
+		if node.Parent != nil && node.Parent.DefaultCmd == node { // perhaps nobody named it
+			node = node.Parent
+		}
+		return "berth " + node.Path() + " --help"
 	}
 	return "berth --help"
 }

@@ -35,6 +35,19 @@ func (f natsFlags) config(p *program, role, region string) (jetstream.Config, er
 	return c, nil
 }
 
+// dial connects for a command, which fails where a service would wait.
+func (f natsFlags) dial(p *program, role string) (*jetstream.Conn, error) {
+	cfg, err := f.config(p, role, "")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := jetstream.Dial(p.ctx, cfg)
+	if err != nil && f.NATS == "" && f.Context == "" {
+		return nil, fmt.Errorf("%w; is it the right one? set --nats or NATS_URL", err)
+	}
+	return conn, err
+}
+
 // service returns what Dial needs for a service, which waits for NATS instead of failing.
 func (f natsFlags) service(p *program, role, region string) (jetstream.Config, error) {
 	if err := checkName("region", region); err != nil {

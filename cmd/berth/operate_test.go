@@ -36,12 +36,17 @@ func TestOperate(t *testing.T) {
 	if len(list) != 1 || list[0].Server != "eu-west-1-a" || list[0].State != events.StateUp || list[0].Load.Utilisation < 0 {
 		t.Errorf("berth servers --json: %+v", list)
 	}
-	if out, err = berth(t.Context(), t, "servers", "--nats", url).Output(); err != nil || !strings.Contains(string(out), "1 servers in the view of eu-west-1") {
+	if out, err = berth(t.Context(), t, "servers", "--nats", url).Output(); err != nil || !strings.Contains(string(out), "1 server in the view of eu-west-1") {
 		t.Errorf("berth servers: %v\n%s", err, out)
 	}
 	if out, err = berth(t.Context(), t, "servers", "--nats", url, "--region", "atlantis").CombinedOutput(); err == nil ||
 		!strings.HasPrefix(string(out), `berth: region "atlantis" has no servers in the view of eu-west-1`) {
 		t.Errorf("berth servers of an unknown region: %v\n%s", err, out)
+	}
+
+	if out, err = berth(t.Context(), t, "events", "--nats", url, "--region", "atlantis").CombinedOutput(); err == nil ||
+		string(out) != "berth: no region \"atlantis\" in the view of eu-west-1; known are eu-west-1\n" {
+		t.Errorf("berth events of an unknown region: %v\n%s", err, out)
 	}
 
 	// A context of the nats CLI names the server, too.
@@ -55,7 +60,7 @@ func TestOperate(t *testing.T) {
 	}
 	byContext := berth(t.Context(), t, "servers", "--context", "dev")
 	byContext.Env = append(byContext.Env, "XDG_CONFIG_HOME="+config)
-	if out, err = byContext.CombinedOutput(); err != nil || !strings.Contains(string(out), "1 servers in the view of eu-west-1") {
+	if out, err = byContext.CombinedOutput(); err != nil || !strings.Contains(string(out), "1 server in the view of eu-west-1") {
 		t.Errorf("berth servers --context: %v\n%s", err, out)
 	}
 

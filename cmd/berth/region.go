@@ -14,7 +14,7 @@ import (
 // regionCmd looks at regions and sets how they take sessions.
 type regionCmd struct {
 	List   regionListCmd   `cmd:"" default:"withargs" help:"List the regions as a region's registry sees them."`
-	Weight regionWeightCmd `cmd:"" help:"Set the share of the sessions elsewhere that may come to a region."`
+	Weight regionWeightCmd `cmd:"" help:"Set the share of the sessions not yet there that may come to a region."`
 	Role   regionRoleCmd   `cmd:"" help:"Make a region active or a standby."`
 }
 
@@ -42,12 +42,15 @@ func regionTable(p *program, from string, list []registry.RegionStatus) error {
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "REGION\tROLE\tWEIGHT\tUP\tSUSPECT\tDRAINING\tDOWN\tSESSIONS\tCAPACITY\tUTILISATION\tREACHABLE\tHEARD\n")
 	for _, r := range list {
-		reachable, heard := "yes", (time.Duration(r.AgeMS)*time.Millisecond).String()+" ago"
+		reachable, heard := "yes", whole(time.Duration(r.AgeMS)*time.Millisecond)+" ago"
 		if !r.Reachable {
 			reachable = "no"
 		}
-		if r.Region == from {
+		switch {
+		case r.Region == from:
 			heard = "here"
+		case r.AgeMS < 0:
+			heard = "never"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f %%\t%s\t%s\n", r.Region, r.Role, r.Weight,
 			r.Up, r.Suspect, r.Draining, r.Down, r.Sessions, r.Capacity, 100*r.Utilisation, reachable, heard)
@@ -55,7 +58,7 @@ func regionTable(p *program, from string, list []registry.RegionStatus) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(p.stdout, "%d regions in the view of %s\n", len(list), from)
+	_, err := fmt.Fprintf(p.stdout, "%s in the view of %s\n", count(len(list), "region"), from)
 	return err
 }
 
@@ -63,7 +66,7 @@ func regionTable(p *program, from string, list []registry.RegionStatus) error {
 type regionWeightCmd struct {
 	natsFlags
 	Region string `arg:"" help:"Region."`
-	Weight int    `arg:"" help:"0 to 100: the share in percent of the sessions elsewhere that may come to it."`
+	Weight int    `arg:"" help:"0 to 100: the share in percent of the sessions not yet there, new logins included, that may come to it; the others come, too, while no other region can take them."`
 	JSON   bool   `name:"json" help:"Print the registry's answer."`
 }
 
@@ -79,7 +82,7 @@ func (c *regionWeightCmd) Run(p *program) error {
 type regionRoleCmd struct {
 	natsFlags
 	Region string `arg:"" help:"Region."`
-	Role   string `arg:"" enum:"active,standby" help:"active, or standby: it takes sessions only while no active region can."`
+	Role   string `arg:"" enum:"active,standby" help:"active, or standby: it takes sessions not yet there only while no active region can."`
 	JSON   bool   `name:"json" help:"Print the registry's answer."`
 }
 

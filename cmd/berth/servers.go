@@ -26,16 +26,17 @@ type serversCmd struct {
 	JSON   bool   `name:"json" help:"Print a JSON array."`
 }
 
+// Help says what the table does not.
+func (*serversCmd) Help() string {
+	return "A value that does not change is written anew every half minute: LOAD AS OF says as of when it is. STATE is always current. What a REASON means stands in docs/reasons.md."
+}
+
 // listTimeout bounds a command that reads once.
 const listTimeout = 10 * time.Second
 
 // Run prints the servers as the region whose NATS it asks sees them.
 func (c *serversCmd) Run(p *program) error {
-	cfg, err := c.config(p, "servers", "")
-	if err != nil {
-		return err
-	}
-	conn, err := jetstream.Dial(p.ctx, cfg)
+	conn, err := c.dial(p, "servers")
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func (c *serversCmd) read(ctx context.Context, conn *jetstream.Conn) ([]events.S
 func (c *serversCmd) table(p *program, region string, list []events.Server) error {
 	now := time.Now()
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tLOAD FROM\tAS OF\tURL\n")
+	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tLOAD FROM\tLOAD AS OF\tURL\n")
 	for _, s := range list {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%.0f %%\t%s\t%s ago\t%s\n", s.Server, s.Region, state(&s, now), s.Reason,
 			age(now, s.Since), s.Load.Sessions, capacity(&s, now), 100*s.Load.Utilisation, cmp.Or(s.LoadSource, "itself"), age(now, s.SeenAt), s.URL)
@@ -98,7 +99,7 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	for _, line := range append(outages(list), protections(list)...) {
 		fmt.Fprintln(p.stdout, line)
 	}
-	_, err := fmt.Fprintf(p.stdout, "%d servers in the view of %s\n", len(list), region)
+	_, err := fmt.Fprintf(p.stdout, "%s in the view of %s\n", count(len(list), "server"), region)
 	return err
 }
 
@@ -110,7 +111,7 @@ func state(s *events.Server, now time.Time) string {
 	case s.State != events.StateDraining:
 		return string(s.State) + ", to drain until " + clock(s.DrainUntil, now)
 	case now.After(s.DrainUntil):
-		return "draining, over at " + clock(s.DrainUntil, now)
+		return "draining, deadline passed at " + clock(s.DrainUntil, now)
 	}
 	return "draining until " + clock(s.DrainUntil, now)
 }
@@ -175,7 +176,18 @@ func outages(list []events.Server) (lines []string) {
 }
 
 // age returns the time since t in whole seconds.
-func age(now, t time.Time) string { return max(0, now.Sub(t)).Round(time.Second).String() }
+func age(now, t time.Time) string { return whole(now.Sub(t)) }
+
+// whole returns a duration in whole seconds, at least 0.
+func whole(d time.Duration) string { return max(0, d).Round(time.Second).String() }
+
+// count returns a number of things, of which there may be one.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
 
 // closeConn ends a command's connection.
 func closeConn(p *program, conn *jetstream.Conn) {

@@ -38,11 +38,11 @@ func (c *telemetryCmd) Run(p *program) error {
 	return service.RunTelemetry(p.ctx, service.TelemetryConfig{
 		NATS: cfg, Queries: queries, Source: c.Source, Interval: c.Interval, Admin: c.Admin, Log: p.log,
 		Prometheus: telemetry.PrometheusConfig{URL: c.Prometheus, ServerLabel: c.ServerLabel, TokenFile: c.TokenFile, CAFile: c.CAFile},
-		Ready: func(admin string) {
+		Listening: func(admin string) {
 			if admin != "" {
 				fmt.Fprintf(p.stdout, "admin on %s\n", admin)
 			}
-			fmt.Fprintf(p.stdout, "reporting %s\n", c.Region)
 		},
+		Ready: func() { fmt.Fprintf(p.stdout, "reporting %s\n", c.Region) },
 	})
 }

@@ -67,6 +67,10 @@ func TestTelemetry(t *testing.T) {
 		status, body := c.call("GET", admin+"/readyz", "", nil, nil)
 		return status == http.StatusServiceUnavailable && strings.Contains(body, "refused")
 	})
+	// One that starts now says so, and where it can be asked why.
+	if status, _ := c.call("GET", said(t, start(t, append(args, "--config", config)...), "admin on ")+"/readyz", "", nil, nil); status != http.StatusServiceUnavailable {
+		t.Errorf("a bridge without its Prometheus is ready: %d", status)
+	}
 	load.Store(80)
 	prom.start(t)
 	p.eventually(t, 20*time.Second, "the load after Prometheus is back", shows(0.8))

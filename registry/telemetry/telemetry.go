@@ -153,10 +153,13 @@ func (b *Bridge) Ready() error { return *b.state.Load() }
 
 func (b *Bridge) become(err error) { b.state.Store(&err) }
 
-// Run reports until ctx ends, which is no error. It fails if a query is found to be invalid when
+// Run reports until ctx ends, which is no error, from when there is a view on. It fails if a query is found to be invalid when
 // the system answers for the first time: nobody but the operator can mend that. Whatever else goes wrong
 // is logged once and tried again.
 func (b *Bridge) Run(ctx context.Context) error {
+	if !b.awaitView(ctx) {
+		return nil
+	}
 	tick := time.NewTicker(b.cfg.Interval)
 	defer tick.Stop()
 	for {
@@ -171,13 +174,26 @@ func (b *Bridge) Run(ctx context.Context) error {
 	}
 }
 
+// awaitView waits until the servers are known, so that the first round does not come an interval
+// late. It reports false if ctx ended before.
+func (b *Bridge) awaitView(ctx context.Context) bool {
+	for b.cfg.View() == nil {
+		b.become(errors.New("the servers of the region are not known yet"))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(viewPoll):
+		}
+	}
+	return true
+}
+
+// viewPoll is how often the first view is looked for.
+const viewPoll = 100 * time.Millisecond
+
 // round asks everything once and reports it.
 func (b *Bridge) round(ctx context.Context) error {
 	view := b.cfg.View()
-	if view == nil {
-		b.become(errors.New("the servers of the region are not known yet"))
-		return nil
-	}
 	at := time.Now()
 	answers, faults := b.ask(ctx)
 	if ctx.Err() != nil {

@@ -290,6 +290,13 @@ func TestBridgeWaitsForTheServers(t *testing.T) {
 		if err := b.Ready(); err == nil || !strings.Contains(err.Error(), "not known yet") {
 			t.Errorf("ready says %v", err)
 		}
+		time.Sleep(30 * time.Millisecond)
+		b.know("a")
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if err := b.Ready(); err != nil {
+			t.Errorf("0.1 s after the servers are known: %v", err)
+		}
 	})
 }
 

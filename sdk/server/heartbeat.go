@@ -87,13 +87,12 @@ func (a *Agent) send(ctx context.Context, h *events.Heartbeat) {
 	case err != nil:
 		a.metrics.heartbeats.WithLabelValues("failed").Inc()
 		if !a.silent.Swap(true) {
-			a.log.LogAttrs(ctx, slog.LevelWarn, "heartbeats are not sent",
-				slog.String("server", a.cfg.Server), slog.String("error", err.Error()))
+			a.log.LogAttrs(ctx, slog.LevelWarn, "heartbeats are not sent", slog.String("error", err.Error()))
 		}
 	default:
 		a.metrics.heartbeats.WithLabelValues("sent").Inc()
 		if a.silent.Swap(false) {
-			a.log.LogAttrs(ctx, slog.LevelInfo, "heartbeats are sent again", slog.String("server", a.cfg.Server))
+			a.log.LogAttrs(ctx, slog.LevelInfo, "heartbeats are sent again")
 		}
 	}
 }

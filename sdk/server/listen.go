@@ -48,7 +48,7 @@ func (a *Agent) listen(ctx context.Context) {
 			return
 		}
 		if !a.current.Swap(true) {
-			a.log.LogAttrs(ctx, slog.LevelInfo, "server accepts requests", slog.String("server", a.cfg.Server))
+			a.log.LogAttrs(ctx, slog.LevelInfo, "server accepts requests")
 		}
 		select {
 		case <-ctx.Done():

@@ -78,7 +78,7 @@ type Config struct {
 	Recent  Recent
 	Caller  Caller
 	Watcher registry.Watcher
-	// Log takes what an operator should know. nil: discarded.
+	// Log takes what an operator should know, each line with the server's id. nil: discarded.
 	Log *slog.Logger
 	// Metrics registers the agent's metrics. nil: not registered.
 	Metrics prometheus.Registerer
@@ -111,6 +111,7 @@ func (c *Config) setDefaults() {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	c.Log = c.Log.With(slog.String("server", c.Server))
 }
 
 // validate returns the first fault.

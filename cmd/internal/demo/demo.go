@@ -43,6 +43,9 @@ type Config struct {
 
 // Run serves until ctx ends; then it drains, finishes what is in flight and says goodbye.
 func Run(ctx context.Context, c Config) (err error) {
+	// Many servers share a terminal: each line says whose it is. The agent sees to that itself.
+	log := cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With(slog.String("server", c.Server))
+	c.NATS.Log = log
 	listener, err := service.Listen(ctx, c.Listen)
 	if err != nil {
 		return err
@@ -75,7 +78,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	shop := &shop{server: c.Server, region: c.NATS.Region, orders: orders, log: c.Log}
+	shop := &shop{server: c.Server, region: c.NATS.Region, orders: orders, log: log}
 	mux := http.NewServeMux()
 	mux.Handle("/api/", agent.Lock(shop.routes()))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })

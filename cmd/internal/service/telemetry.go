@@ -26,9 +26,11 @@ type TelemetryConfig struct {
 	Interval time.Duration
 	// Admin is where /readyz, /metrics and the view are served. Empty: nowhere.
 	Admin string
-	// Ready is called with the admin URL once load is reported. nil: nobody is told.
-	Ready func(admin string)
-	Log   *slog.Logger
+	// Listening is called with the admin URL once it is served, empty if Admin is. Ready is called
+	// later, once load is reported. nil: nobody is told.
+	Listening func(admin string)
+	Ready     func()
+	Log       *slog.Logger
 }
 
 // RunTelemetry reports until ctx ends.
@@ -70,8 +72,11 @@ func RunTelemetry(ctx context.Context, c TelemetryConfig) (err error) {
 	g.Go(func() error {
 		a := admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics}
 		return serveAdmin(ctx, c.Admin, a, func(url string) {
+			if c.Listening != nil {
+				c.Listening(url)
+			}
 			if await(ctx, ready) && c.Ready != nil {
-				c.Ready(url)
+				c.Ready()
 			}
 		})
 	})
