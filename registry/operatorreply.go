@@ -66,9 +66,10 @@ func (r *RegionReply) warn(v *View) {
 		r.Warnings = append(r.Warnings, "no region is active any more: those in standby take the sessions that need a place")
 	case !weighty:
 		r.Warnings = append(r.Warnings, "every region has weight 0: sessions that need a place get one all the same, as if none had a weight")
+	case r.Role == events.RoleActive && r.Weight > 0:
 	case aloneIn(v, ""):
 		r.Warnings = append(r.Warnings, "no region takes sessions now, whatever is set: logins fail (503)")
-	case (r.Role == events.RoleStandby || r.Weight == 0) && aloneIn(v, r.Region):
+	case aloneIn(v, r.Region):
 		r.Warnings = append(r.Warnings, fmt.Sprintf("no other region takes sessions: those that need a place still come to %s", r.Region))
 	}
 }
