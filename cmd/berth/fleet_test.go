@@ -116,9 +116,8 @@ func refusedByOld(t *testing.T, c client, old, now api.TokensReply) {
 	t.Helper()
 	var p api.Problem
 	eventually(t, 5*time.Second, "421 from the old server", func() bool {
-		p = api.Problem{}
-		status, _ := c.call("POST", old.Server.URL+"/api/cart", old.AccessToken, map[string]any{"items": []string{"tea"}}, &p)
-		return status == http.StatusMisdirectedRequest
+		status, body := c.call("POST", old.Server.URL+"/api/cart", old.AccessToken, map[string]any{"items": []string{"tea"}}, nil)
+		return status == http.StatusMisdirectedRequest && json.Unmarshal([]byte(body), &p) == nil
 	})
 	if p.Code != "locked_elsewhere" || p.Server == nil || p.Server.URL != now.Server.URL {
 		t.Errorf("the old server says %+v, want locked_elsewhere with %s", p, now.Server.URL)
