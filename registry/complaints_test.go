@@ -129,7 +129,10 @@ func TestBadInputIsToldAndHarmsNothing(t *testing.T) {
 		}
 		return maps.Equal(got, up)
 	}
-	jetstreamtest.Eventually(t, 10*time.Second, "three servers", unharmed)
+	jetstreamtest.Eventually(t, 10*time.Second, "three servers, and a leader to tell", func() bool {
+		_, err := r.Methods()[registry.MethodView].Answer(t.Context(), []byte("{}"))
+		return err == nil && unharmed()
+	})
 	for _, test := range badMessages(refusing(t)) {
 		before := complained(t, metrics, test.reason)
 		if err := c.NATS().Publish(test.subject, test.data); err != nil {

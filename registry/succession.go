@@ -137,6 +137,9 @@ func (t *Table) succeed(e Elected, now time.Time) (effects []Effect) {
 	if t.open.on {
 		effects = append(effects, t.protects(events.FailOpen, "open since before this registry led", "", true, now))
 	}
+	for _, c := range t.complaints.open {
+		c.told = time.Time{} // who led before may not have told it: the next of its kind is
+	}
 	t.fullDue, t.toldAt = true, time.Time{}
 	return effects
 }
