@@ -70,9 +70,7 @@ func (s *Server) Auth() string {
 }
 
 // Validate returns the first fault of a server, as ErrMalformed: no view update may carry it.
-func (s *Server) Validate() error { return s.check() }
-
-func (s *Server) check() error {
+func (s *Server) Validate() error {
 	if err := checkTokens([2]string{"server", s.Server}, [2]string{"region", s.Region}); err != nil {
 		return err
 	}
@@ -156,7 +154,7 @@ func (u *ViewUpdate) check() error {
 		return err
 	}
 	for i := range u.Servers {
-		if err := u.Servers[i].check(); err != nil {
+		if err := u.Servers[i].Validate(); err != nil {
 			return err
 		}
 		if u.Servers[i].Region != u.Region {

@@ -8,27 +8,37 @@ import (
 	"github.com/berthhq/berth/registry"
 )
 
-// leaseKey is the key of berth_registry that says who leads.
-const leaseKey = "lease"
+// The keys of berth_registry: who leads, and what operators want.
+const (
+	leaseKey  = "lease"
+	wishesKey = "wishes"
+)
 
-// Lease is the lease of a region's registries, in the bucket berth_registry.
-type Lease struct{ bucket *Bucket }
+var _ registry.LeaseStore = (*Fenced)(nil)
+
+// Fenced is one key of the bucket berth_registry, written by who knows its revision.
+type Fenced struct {
+	bucket *Bucket
+	key    string
+}
+
+func (c *Conn) fenced(key string) *Fenced { return &Fenced{bucket: c.Bucket(BucketRegistry), key: key} }
 
 // Lease returns the lease of the region's registries.
-func (c *Conn) Lease() *Lease { return &Lease{bucket: c.Bucket(BucketRegistry)} }
+func (c *Conn) Lease() *Fenced { return c.fenced(leaseKey) }
 
-// Get implements registry.LeaseStore.
-func (l *Lease) Get(ctx context.Context) (value []byte, revision uint64, err error) {
-	v, err := l.bucket.Get(ctx, leaseKey)
+// Get implements registry.LeaseStore and registry.WishStore.
+func (f *Fenced) Get(ctx context.Context) (value []byte, revision uint64, err error) {
+	v, err := f.bucket.Get(ctx, f.key)
 	if errors.Is(err, ErrNotFound) {
 		return nil, 0, nil
 	}
 	return v.Data, v.Revision, err
 }
 
-// Put implements registry.LeaseStore.
-func (l *Lease) Put(ctx context.Context, value []byte, revision uint64) (uint64, error) {
-	revision, err := l.bucket.Put(ctx, leaseKey, value, revision, 0)
+// Put implements registry.LeaseStore and registry.WishStore.
+func (f *Fenced) Put(ctx context.Context, value []byte, revision uint64) (uint64, error) {
+	revision, err := f.bucket.Put(ctx, f.key, value, revision, 0)
 	if errors.Is(err, ErrConflict) {
 		return 0, fmt.Errorf("%w: %w", registry.ErrFenced, err)
 	}

@@ -14,7 +14,6 @@ var (
 	_ registry.Heartbeats = (*Heartbeats)(nil)
 	_ registry.Store      = (*Servers)(nil)
 	_ registry.Watcher    = (*Conn)(nil)
-	_ registry.LeaseStore = (*Lease)(nil)
 	_ registry.Caller     = Caller{}
 )
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"sync"
 	"time"
 
@@ -161,11 +162,9 @@ func partOf(id string, of int) int { return 1 + int(fnv1a(id)%uint64(of)) }
 
 // fnv1a is that hash, of 64 bits.
 func fnv1a(s string) uint64 {
-	h := uint64(14695981039346656037)
-	for i := range len(s) {
-		h = (h ^ uint64(s[i])) * 1099511628211
-	}
-	return h
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s)) // it never fails
+	return h.Sum64()
 }
 
 const (

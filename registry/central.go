@@ -44,7 +44,7 @@ type measure struct {
 	at, arrived time.Time
 }
 
-// age returns when the newest measure arrived.
+// arrived returns when the newest measure came.
 func (c *central) arrived() (last time.Time) {
 	for i := range c.told {
 		last = latest(last, c.told[i].arrived)
@@ -200,7 +200,7 @@ func (t *Table) expireEarly(now time.Time) (effects []Effect) {
 	return effects
 }
 
-// restored is the central load of a server as another registry, or an earlier one, has told it:
+// restoredLoad is the central load of a server as another registry, or an earlier one, has told it:
 // without it a server that leaves its load to a telemetry system would look idle until the next
 // report. nil: its load is its own.
 func restoredLoad(v *events.Server, now time.Time) *central {

@@ -137,7 +137,11 @@ func (t *Table) complained(key complaintKey, c *complaint, now time.Time) Effect
 		who = "several servers"
 	}
 	text := fmt.Sprintf("%s: %s; %s", who, c.detail, advice(key.reason))
-	if c.untold > 0 {
+	switch {
+	case c.untold == 0:
+	case c.told.IsZero(): // another registry led when the first came
+		text += fmt.Sprintf(" (%d before)", c.untold)
+	default:
 		text += fmt.Sprintf(" (%d more since %s)", c.untold, c.told.UTC().Format(time.TimeOnly))
 	}
 	c.told, c.untold = now, 0

@@ -261,3 +261,32 @@ func complained(t *testing.T, metrics *prometheus.Registry, reason string) float
 	}
 	return 0
 }
+
+// TestTheNextLeaderTellsOfBadInput: a registry that stands by tells nobody, so what it would have
+// told is told once it leads, without a time at which nothing was.
+func TestTheNextLeaderTellsOfBadInput(t *testing.T) {
+	table := registry.NewTable("eu-west-1", registry.Detection{})
+	bad := registry.BadInput{Subject: "berth.v1.heartbeat.eu-west-1.eu-west-1-a", Reason: events.FaultLoad, Detail: "load cpu -1"}
+	told := func(e registry.Event, seconds float64) (reasons []string) {
+		for _, effect := range table.Reduce(e, at(seconds)) {
+			if c, ok := effect.(registry.RegionChanged); ok && c.State.State == events.BadHeartbeats {
+				reasons = append(reasons, c.State.Reason)
+			}
+		}
+		return reasons
+	}
+	if got := told(bad, 1); len(got) != 1 {
+		t.Fatalf("the first: %q", got)
+	}
+	if got := told(bad, 2); len(got) != 0 {
+		t.Fatalf("a second soon after: %q", got)
+	}
+	told(registry.Elected{Told: registry.Sayings{}}, 3)
+	got := told(registry.Ticked{}, 4)
+	if len(got) != 1 || !strings.Contains(got[0], "(1 before)") || strings.Contains(got[0], "00:00:00") {
+		t.Errorf("after the election: %q", got)
+	}
+	if got := told(bad, 5); len(got) != 0 {
+		t.Errorf("soon after that: %q", got)
+	}
+}
