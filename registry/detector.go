@@ -142,7 +142,13 @@ func (t *Table) tick(now time.Time) []Effect {
 	t.ticked = now
 	effects = append(effects, t.protect(dt, now)...)
 	var expired []*server
-	for _, s := range t.order {
+	guarded, clock := t.guarded.on || t.open.on, t.clock(now)
+	for i := range t.vigils {
+		v := &t.vigils[i]
+		if v.calm && !guarded && v.silence(clock) < 2*v.interval {
+			continue
+		}
+		s := v.server
 		if s.value.State == events.StateLeft && now.Sub(s.value.Since) >= t.detection.Keep {
 			expired = append(expired, s)
 			continue
@@ -154,6 +160,7 @@ func (t *Table) tick(now time.Time) []Effect {
 		t.mark(s)
 		t.settle(s, now)
 		t.expire(s, now)
+		v.calm = s.calm()
 	}
 	effects = append(effects, t.expireEarly(now)...)
 	effects = append(effects, t.sweep(now)...)

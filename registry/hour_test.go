@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/registry"
 )
@@ -43,6 +45,20 @@ func TestAFakeHour(t *testing.T) {
 	h := &hour{world: newWorld(t, 300, 200*time.Millisecond, seed(t)), waiting: map[string]bool{}, drained: map[string]float64{}}
 	h.pass(time.Hour)
 	h.conclude(50, viewAt(h.table, h.now).Servers)
+}
+
+// TestTheCalmNeedNoLook lives through ten minutes of the same beside a table that looks at all of
+// every server at each tick: what the two come to is the same, and what they know in the end.
+func TestTheCalmNeedNoLook(t *testing.T) {
+	t.Parallel()
+	h := &hour{world: newWorld(t, 60, 100*time.Millisecond, seed(t)), waiting: map[string]bool{}, drained: map[string]float64{}}
+	h.careful = registry.NewTable("eu-west-1", registry.Detection{})
+	h.restart(h.wish())
+	h.pass(10 * time.Minute)
+	h.conclude(3, viewAt(h.table, h.now).Servers)
+	if diff := cmp.Diff(h.careful.Servers(), h.table.Servers()); diff != "" {
+		t.Errorf("in the end (-careful +calm):\n%s", diff)
+	}
 }
 
 // seed returns the one that was given, or another.

@@ -150,7 +150,17 @@ func (t *Table) protects(state, began, ended string, on bool, now time.Time) Eff
 
 // census counts the servers and, over dt, the heartbeats that they should send.
 func (t *Table) census(dt time.Duration, now time.Time) (c census) {
-	for _, s := range t.order {
+	clock := t.clock(now)
+	for i := range t.vigils {
+		v := &t.vigils[i]
+		if v.calm && v.silence(clock) < missedBy(1, v.interval) {
+			c.all, c.serving, c.well = c.all+1, c.serving+1, c.well+1
+			if counted(v.interval) {
+				c.expected += dt.Seconds() / v.interval.Seconds()
+			}
+			continue
+		}
+		s := v.server
 		switch {
 		case s.value.State == events.StateLeft, s.value.State == "":
 			continue

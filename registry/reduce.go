@@ -28,32 +28,41 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 	case HeartbeatSeen:
 		return t.heartbeat(e, now)
 	case LoadSeen:
+		t.stir(e.Report.Server)
 		return t.loadReported(e.Report, now)
 	case ProbeDone:
+		t.stir(e.Server)
 		return t.probed(e, now)
 	case UpdateSeen:
 		return t.update(e.Update, now)
 	case ViewAnswered:
 		return t.answered(e, now)
 	case Witnessed:
+		t.stir(e.Server)
 		return t.witnessed(e, now)
 	case Surveyed:
 		return t.surveyed(e, now)
 	case SequenceSeen:
 		t.counted(e.Seq)
 	case Restored:
+		defer t.stirAll()
 		return t.restore(e.Servers, now)
 	case Elected:
+		defer t.stirAll()
 		return t.succeed(e, now)
 	case WishesSeen:
+		defer t.stirAll()
 		return t.wished(e, now)
 	case Disconnected:
+		t.stir(e.Server)
 		return t.disconnected(e, now)
 	case Reported:
+		t.stir(e.Server)
 		return t.reported(e, now)
 	case BadInput:
 		return t.bad(e, now)
 	case Gap:
+		t.stirAll()
 		return t.hush("messages of this registry's may have been missed", now)
 	case Ticked:
 		return t.tick(now)
@@ -75,6 +84,8 @@ type server struct {
 	// central is what a telemetry system says of its load, nil for nothing.
 	central *central
 	removed bool
+	// place is the server's in Table.order.
+	place int
 }
 
 // heartbeat folds one heartbeat. Of a member's heartbeats the one with the highest (boot,
@@ -98,6 +109,7 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 		}
 		m = &member{name: h.Member}
 		s.members = slices.Insert(s.members, at, m)
+		t.vigils[s.place].calm = false
 		t.processes++
 	}
 	l, kind := m.fold(h, e.Stored, now)
@@ -114,6 +126,7 @@ func (t *Table) heartbeat(e HeartbeatSeen, now time.Time) []Effect {
 	before := s.value
 	t.describeLoad(s, now)
 	effects := t.hear(s, kind == alive, now)
+	t.observe(s)
 	t.weigh(s, &before)
 	return effects
 }
@@ -190,6 +203,7 @@ func (t *Table) become(s *server, state events.State, reason string, now time.Ti
 // put writes the state into the server's value, if only for a new reason.
 func (t *Table) put(s *server, state events.State, reason string, now time.Time) []Effect {
 	rejoin(&s.value, state, now)
+	t.vigils[s.place].calm = false
 	previous := s.value.State
 	s.value.State, s.value.Reason, s.value.Since = state, reason, now.UTC()
 	t.schedule(s)

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/registry"
 )
@@ -29,6 +31,8 @@ type world struct {
 	live *liveRegion
 	// seen is called with what the table wants done.
 	seen func(registry.Effect)
+	// careful learns the same as table and looks at all of every server at each tick; nil: none does.
+	careful *registry.Table
 }
 
 // simulated is the truth about one server.
@@ -105,6 +109,9 @@ func (w *world) step() {
 	}
 	w.reduce(registry.Ticked{})
 	w.table.Tell(w.now)
+	if w.careful != nil {
+		w.careful.Tell(w.now)
+	}
 }
 
 func (w *world) beat(s *simulated, change ...func(*events.Heartbeat)) {
@@ -131,11 +138,26 @@ func (w *world) reduce(e registry.Event) {
 		w.live.learn(w, e)
 		return
 	}
-	for _, effect := range w.table.Reduce(e, w.now) {
+	effects := w.table.Reduce(e, w.now)
+	w.compare(e, effects)
+	for _, effect := range effects {
 		if due, ok := effect.(registry.ProbeDue); ok {
 			w.probe(due)
 		}
 		w.seen(effect)
+	}
+}
+
+// compare lets the careful table learn the same: it has to come to the same.
+func (w *world) compare(e registry.Event, effects []registry.Effect) {
+	if w.careful == nil {
+		return
+	}
+	if _, ok := e.(registry.Ticked); ok {
+		w.careful.StirAll()
+	}
+	if diff := cmp.Diff(w.careful.Reduce(e, w.now), effects); diff != "" {
+		w.t.Fatalf("%v: %T, a look at every server comes to (-), the table to (+):\n%s", w.now.Sub(start), e, diff)
 	}
 }
 
@@ -188,6 +210,9 @@ func (w *world) restart(wishes registry.Event) {
 	}
 	list := w.table.Servers()
 	w.table, w.results = registry.NewTable("eu-west-1", registry.Detection{}), nil
+	if w.careful != nil {
+		w.careful = registry.NewTable("eu-west-1", registry.Detection{})
+	}
 	w.reduce(wishes)
 	w.reduce(registry.Restored{Servers: list})
 }

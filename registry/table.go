@@ -105,6 +105,9 @@ type Table struct {
 	// with what it says next.
 	near  *server
 	order []*server
+	// vigils are of the servers of order, one of each; origin is the zero of their clock.
+	vigils []vigil
+	origin time.Time
 	// processes counts the members of all own servers.
 	processes int
 	others    map[string]*otherRegion
@@ -177,12 +180,14 @@ func (t *Table) find(id string) (s *server, ok bool) {
 	if len(t.own) >= t.detection.MaxServers {
 		return nil, false
 	}
+	at, _ := slices.BinarySearchFunc(t.order, id, byID)
 	s = &server{central: t.early[id]}
 	delete(t.early, id)
 	s.value.Server, s.value.Region = id, t.region
 	t.own[id] = s
-	at, _ := slices.BinarySearchFunc(t.order, id, byID)
 	t.order = slices.Insert(t.order, at, s)
+	t.vigils = slices.Insert(t.vigils, at, vigil{server: s})
+	t.number(at)
 	return s, true
 }
 
@@ -202,13 +207,21 @@ func (t *Table) remove(s *server) {
 	delete(t.own, id)
 	t.near = nil
 	if at, ok := slices.BinarySearchFunc(t.order, id, byID); ok {
-		t.order = slices.Delete(t.order, at, at+1)
+		t.order, t.vigils = slices.Delete(t.order, at, at+1), slices.Delete(t.vigils, at, at+1)
+		t.number(at)
 	}
 	t.processes -= len(s.members)
 	s.removed = true
 	t.dueKey(s.value.Key())
 	if len(t.order) > 0 {
 		t.due(t.order[0], true)
+	}
+}
+
+// number writes into the servers of order where they are, from a place on.
+func (t *Table) number(from int) {
+	for i := from; i < len(t.order); i++ {
+		t.order[i].place = i
 	}
 }
 
