@@ -193,15 +193,15 @@ func TestScanHeartbeat(t *testing.T) {
 	}
 }
 
-func TestViewSequence(t *testing.T) {
+func TestViewHead(t *testing.T) {
 	data := read(t, "view.json")
 	var u events.ViewUpdate
 	if err := json.Unmarshal(data, &u); err != nil {
 		t.Fatal(err)
 	}
 	subject := u.Subject().String()
-	if got, err := events.ViewSequence(subject, data); err != nil || got != u.Seq {
-		t.Errorf("sequence %d (%v), want %d", got, err, u.Seq)
+	if got, err := events.DecodeViewHead(subject, data); err != nil || got.Seq != u.Seq || got.Region != u.Region {
+		t.Errorf("%+v (%v), want sequence %d", got, err, u.Seq)
 	}
 	for name, data := range map[string][]byte{
 		"another region":          []byte(`{"version":1,"region":"mars-1","seq":1,"at":"2026-11-01T12:00:00Z"}`),
@@ -210,8 +210,8 @@ func TestViewSequence(t *testing.T) {
 		"half of it":              data[:len(data)/2],
 		"too large":               make([]byte, events.MaxSize+1),
 	} {
-		if got, err := events.ViewSequence(subject, data); err == nil {
-			t.Errorf("%s: sequence %d", name, got)
+		if got, err := events.DecodeViewHead(subject, data); err == nil {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }

@@ -116,28 +116,33 @@ type ViewUpdate struct {
 // Subject returns view.<region>.
 func (u *ViewUpdate) Subject() Subject { return Subject{Kind: KindView, Region: u.Region} }
 
-// ViewSequence returns the sequence of a view update that arrived on subject, and leaves its
-// servers unread. It fails as Decode does, but for faults of what it does not read.
-func ViewSequence(subject string, data []byte) (uint64, error) {
-	var head struct {
-		Version int       `json:"version"`
-		Region  string    `json:"region"`
-		Seq     uint64    `json:"seq"`
-		At      time.Time `json:"at"`
-	}
+// ViewHead is what a view update says besides its servers.
+type ViewHead struct {
+	Version int       `json:"version"`
+	Region  string    `json:"region"`
+	Seq     uint64    `json:"seq"`
+	At      time.Time `json:"at"`
+	// Sees is that of ViewUpdate.
+	Sees map[string]int64 `json:"sees,omitempty"`
+}
+
+// DecodeViewHead reads a view update from subject without its servers, for those who only want
+// to know that the region is there and how far it has counted. Its errors are those of Decode.
+func DecodeViewHead(subject string, data []byte) (ViewHead, error) {
+	var head ViewHead
 	if len(data) > MaxSize {
-		return 0, malformed("%s: %d bytes, at most %d are read", subject, len(data), MaxSize)
+		return head, malformed("%s: %d bytes, at most %d are read", subject, len(data), MaxSize)
 	}
 	if err := json.Unmarshal(data, &head); err != nil {
-		return 0, malformed("%s: %v", subject, err)
+		return head, malformed("%s: %v", subject, err)
 	}
 	if err := checkHeader(head.Version, head.At); err != nil {
-		return 0, err
+		return head, err
 	}
 	if got := (Subject{Kind: KindView, Region: head.Region}).String(); got != subject || head.Seq == 0 {
-		return 0, malformed("payload of %s arrived on %s", got, subject)
+		return head, malformed("payload of %s arrived on %s", got, subject)
 	}
-	return head.Seq, nil
+	return head, nil
 }
 
 func (u *ViewUpdate) check() error {

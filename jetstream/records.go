@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
 	"github.com/berthhq/berth/sessions"
 )
 
@@ -44,6 +47,28 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 		return 0, recordFault(err)
 	}
 	return sessions.Revision(revision), nil
+}
+
+// Unsettled calls fn with each record that is moving, prepared or moved. One that cannot be read
+// is passed over: whoever asks for it learns why.
+func (r *Records) Unsettled(ctx context.Context, fn func(sessions.Record)) error {
+	err := r.bucket.conn.read(ctx, bucketStream(r.bucket.name), natsjs.ConsumerConfig{
+		FilterSubject: bucketSubject(r.bucket.name, ">"), DeliverPolicy: natsjs.DeliverLastPerSubjectPolicy,
+	}, func(msg *nats.Msg, _ *nats.MsgMetadata) {
+		var rec sessions.Record
+		if removes(msg.Header) || json.Unmarshal(msg.Data, &rec) != nil || rec.Version > sessions.RecordVersion {
+			return
+		}
+		switch rec.State {
+		case sessions.StateMoving, sessions.StatePrepared, sessions.StateMoved:
+			fn(rec)
+		case sessions.StateActive, sessions.StateRevoked:
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("read unsettled sessions: %w", err)
+	}
+	return nil
 }
 
 // recordFault makes a bucket's faults into those that sessions.Store promises.

@@ -343,8 +343,8 @@ func (r *Registry) scan(ctx context.Context, g *errgroup.Group, i *item) bool {
 // decode returns the message as an event of the table, nil for one that is skipped.
 func (r *Registry) decode(i *item) Event {
 	if i.subject == r.ownView {
-		if seq, err := events.ViewSequence(i.subject, i.data); err == nil {
-			return SequenceSeen{seq}
+		if head, err := events.DecodeViewHead(i.subject, i.data); err == nil {
+			return SequenceSeen{head.Seq}
 		}
 	}
 	e, err := events.Decode(i.subject, i.data)

@@ -219,6 +219,8 @@ func (calmDecider) Answer(_ context.Context, rec sessions.Record, _ sessions.Jud
 	return sessions.Answer{Decision: "stay", Server: rec.Server}, nil
 }
 
+func (calmDecider) Stay(rec sessions.Record) sessions.Answer { return rec.Answer }
+
 func (calmDecider) Sign(rec *sessions.Record) error {
 	rec.Hash = rec.Current().String() + " " + rec.Op
 	return nil

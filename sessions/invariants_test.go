@@ -188,7 +188,7 @@ func (l *ledger) checkAnswer(a *answer) error {
 		if !l.revoked {
 			return broken("9", "%s was refused as revoked, and nobody has revoked", a.token)
 		}
-	case sessions.Behind:
+	case sessions.Behind, sessions.Elsewhere, sessions.Unrotated:
 		return broken("9", "%s is of another region, and there is none", a.token)
 	}
 	return nil

@@ -26,6 +26,11 @@ const (
 	Ended Verdict = "revoked"
 	// Behind says that the token's region has gone on and this record has not.
 	Behind Verdict = "behind"
+	// Elsewhere says that another region owns the session: Outcome.Owner.
+	Elsewhere Verdict = "elsewhere"
+	// Unrotated says that the token may well be good and that nothing could be settled in time:
+	// the client goes on where it is, with an access token and no new refresh token.
+	Unrotated Verdict = "unrotated"
 )
 
 // Judgement is a verdict and what it settles for the record that follows.
@@ -41,6 +46,9 @@ type Judgement struct {
 	// Lost says that the token is of a later epoch than the record: the store lost its
 	// tail, so the next epoch is above the token's and the server is chosen anew.
 	Lost bool
+	// TakenOver says that the session goes on here although its owner, which is out of reach, did
+	// not hand it over: the server has to be of this region.
+	TakenOver bool
 }
 
 // Judge says what becomes of token t at the region that owns the record. A nil record is
@@ -131,11 +139,11 @@ func lower(a, b Stamp) Stamp {
 
 // Next returns the record after a judgement that redeems: generation one above both the
 // record's and the token's, the token as parent, and a new epoch if the server changes (a
-// move is always a new epoch) or the store has lost its tail. A rebuilt record is passed for
-// one that was lost. The caller fills in the new token's hash.
+// move is always a new epoch), or the region, or the store has lost its tail. A rebuilt record
+// is passed for one that was lost. The caller fills in the new token's hash.
 func (r Record) Next(j Judgement, region string, a Answer, op string, now time.Time) Record {
 	moved := a.Server != r.Server
-	if moved || j.Lost {
+	if moved || j.Lost || r.Epoch.Region != region {
 		r.Epoch = events.Epoch{Number: max(r.Epoch.Number, j.Token.Epoch.Number) + 1, Region: region}
 	}
 	if moved {
@@ -146,7 +154,7 @@ func (r Record) Next(j Judgement, region string, a Answer, op string, now time.T
 	r.Parent = j.Token
 	r.Grace, r.Dead = j.Grace, j.Dead
 	r.MintedAt = now
-	r.State = StateActive
+	r.State, r.Intent = StateActive, nil
 	r.Server, r.Answer, r.Op = a.Server, a, op
 	return r
 }

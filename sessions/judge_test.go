@@ -138,7 +138,7 @@ func TestForced(t *testing.T) {
 // TestNext: what stands in the record after each way of redeeming.
 func TestNext(t *testing.T) {
 	base := sessions.Record{
-		Version: 1, Session: "s", Epoch: at(2, 0).Epoch, Gen: 6, Hash: "h", Parent: at(2, 5), MintedAt: noon, Grace: at(2, 1),
+		Version: sessions.RecordVersion, Session: "s", Epoch: at(2, 0).Epoch, Gen: 6, Hash: "h", Parent: at(2, 5), MintedAt: noon, Grace: at(2, 1),
 		State: sessions.StateActive, Server: "a", Op: "o1", Answer: sessions.Answer{Server: "a"}, Bookmark: "b", Subject: "alice",
 		MovedAt: noon.Add(-time.Hour), Jurisdiction: "global", StartedAt: noon.Add(-time.Hour), ExpiresAt: noon.Add(time.Hour),
 	}

@@ -71,6 +71,13 @@ var mutants = []mutant{
 			rec = &alive
 		}
 		return sessions.Judge(rec, t, region, now)
+	}, fold: func(own *sessions.Record, region string, copies []sessions.Copy, op string) sessions.Folding {
+		f := sessions.Fold(own, region, copies, op)
+		f.Revoked = false
+		if own != nil {
+			f.Top = own
+		}
+		return f
 	}},
 	{rule: "V9", name: "another line is a theft, inside the window", judge: judging(turn(sessions.Replay, sessions.Reused, ofOtherLine))},
 	{rule: "V9", name: "another line is a theft, outside the window", judge: judging(turn(sessions.Supersede, sessions.Reused, ofOtherLine))},

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/berthhq/berth/events"
 )
 
 // Faults that callers branch on.
@@ -24,6 +22,9 @@ var (
 	// ErrFloor says that the server that passed the request on has seen a higher epoch than
 	// any that could be issued here (V10).
 	ErrFloor = errors.New("lock floor above the session's epoch")
+	// ErrStranded says that the session's server is dead and that the region which it was to
+	// move to has not taken it. A repeat decides anew.
+	ErrStranded = errors.New("no region has taken the session of a dead server")
 )
 
 // Revision is an opaque compare-and-swap token: what a Store's Get or Put returned, to be
@@ -44,15 +45,21 @@ type Store interface {
 
 // Owner changes the sessions of one region.
 type Owner struct {
-	region string
-	store  Store
-	now    func() time.Time
-	op     func() string
-	// judge is Judge; tests take one rule out of it at a time.
-	judge func(rec *Record, t Stamp, region string, now time.Time) Judgement
+	Config
+	rules
 }
 
-// Config is what an Owner needs; every field is required.
+// rules are the pure parts of the protocol: Judge, Fold, Adopt, Record.Undo and Record.Settle.
+// Tests take one rule out of them at a time.
+type rules struct {
+	judge  func(rec *Record, t Stamp, region string, now time.Time) Judgement
+	fold   func(own *Record, region string, copies []Copy, op string) Folding
+	adopt  func(own *Record, moving Record) (prepared *Record, refusal string)
+	undo   func(moving Record, a Answer, op string, now time.Time) Record
+	settle func(moving Record, theirs *Record) (next *Record, undo bool)
+}
+
+// Config is what an Owner needs. Fields without a stated zero value are required.
 type Config struct {
 	// Region is the region whose sessions these are.
 	Region string
@@ -60,6 +67,26 @@ type Config struct {
 	// Now tells the time, NewOp a fresh name for a write.
 	Now   func() time.Time
 	NewOp func() string
+	// Copies are other regions' records, Peers their token services. nil: there is no other
+	// region, and no session leaves this one.
+	Copies Copies
+	Peers  Peers
+	// Wait waits, or fails with ctx's error. nil: sessions that are being handed over are not
+	// waited for.
+	Wait func(ctx context.Context, d time.Duration) error
+	// Unsettled is told of sessions that Sweep has to see through, Yielded of those that
+	// another region has gone on with. Neither blocks. nil: nobody is told.
+	Unsettled func(Key)
+	Yielded   func(Yield)
+}
+
+// Yield is a session that this region owned until it learned that another does.
+type Yield struct {
+	// Before is the record until now: its server has to hear that the lock is released. After
+	// is the one that follows.
+	Before, After Record
+	// Conflict says that both regions have made tokens meanwhile.
+	Conflict bool
 }
 
 // NewOwner returns the owner of a region's sessions. It fails if a field is missing.
@@ -67,45 +94,13 @@ func NewOwner(c Config) (*Owner, error) {
 	if c.Region == "" || c.Store == nil || c.Now == nil || c.NewOp == nil {
 		return nil, errors.New("new session owner: region, store, now and op are required")
 	}
-	return &Owner{region: c.Region, store: c.Store, now: c.Now, op: c.NewOp, judge: Judge}, nil
-}
-
-// Request is one refresh as the owner sees it.
-type Request struct {
-	Key   Key
-	Token Stamp
-	// Critical is criticalTaskInProgress; Bookmark the session's newest position, if told.
-	Critical bool
-	Bookmark string
-	// Deadline is the absolute time after which nothing is answered or written (V3).
-	Deadline time.Time
-	// Floor is the lowest epoch that the passing server accepts; nothing below is issued
-	// (V10).
-	Floor events.Epoch
-	// Rebuilt is the record that the token's claims alone give, for a store that lost it.
-	Rebuilt Record
-}
-
-// Decider gives what the owner cannot decide itself. It is asked again, with the newer
-// record, whenever another write came first.
-type Decider interface {
-	// Dead reports whether the session's server is dead in this judgement, by the view or
-	// by a probe. Its error ends the refresh with nothing written.
-	Dead(ctx context.Context, rec Record) (bool, error)
-	// Answer decides where the session goes on. A supersede inside the window has to be a
-	// move: with no other server it fails. Its error ends the refresh with nothing written.
-	Answer(ctx context.Context, rec Record, j Judgement) (Answer, error)
-	// Sign sets the hash of the refresh token of a record about to be written.
-	Sign(rec *Record) error
-}
-
-// Outcome is what a refresh came to.
-type Outcome struct {
-	Judgement Judgement
-	// Record is the session afterwards; the answer to the client is its.
-	Record Record
-	// Written says that this call changed the record (a replay did not).
-	Written bool
+	if c.Unsettled == nil {
+		c.Unsettled = func(Key) {}
+	}
+	if c.Yielded == nil {
+		c.Yielded = func(Yield) {}
+	}
+	return &Owner{Config: c, rules: rules{Judge, Fold, Adopt, Record.Undo, Record.Settle}}, nil
 }
 
 // Bounds of how often a change is judged again. Each loss to another is that one's success,
@@ -118,22 +113,6 @@ const (
 
 // errUnsure marks a write of unknown outcome that was not there when it was looked for.
 var errUnsure = errors.New("the write has not been seen")
-
-// Refresh redeems a token: read, judge, decide, one compare-and-swap; whenever that fails
-// or its outcome is unknown, all again from the read. The verdict in the outcome says what
-// to answer: the tokens of the record after Rotate, Replay and Supersede, a refusal after
-// the others. Errors: ErrUnavailable, ErrDeadline, ErrFloor, or the decider's.
-func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
-	var out Outcome
-	err := retry(ctx, func() (err error) {
-		out, err = o.refresh(ctx, req, d)
-		return err
-	})
-	if err != nil {
-		return Outcome{}, fmt.Errorf("refresh session %s: %w", req.Key, err)
-	}
-	return out, nil
-}
 
 // retry repeats a change that lost to another, or whose outcome is unknown: the new
 // judgement finds the write, if it was done, and repeats its answer.
@@ -150,36 +129,14 @@ func retry(ctx context.Context, change func() error) error {
 	return err
 }
 
-func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
-	rec, rev, err := o.read(ctx, req.Key)
-	if err != nil {
-		return Outcome{}, err
-	}
-	if o.late(req.Deadline) {
-		return Outcome{}, ErrDeadline
-	}
-	j := o.judge(rec, req.Token, o.region, o.now())
-	if rec == nil {
-		rec = &req.Rebuilt
-	}
-	switch j.Verdict {
-	case Rotate, Replay, Supersede:
-		return o.redeem(ctx, req, d, *rec, rev, j)
-	case Reused:
-		return o.reuse(ctx, req, *rec, rev, j)
-	default:
-		return Outcome{Judgement: j, Record: *rec}, nil
-	}
-}
-
 // late reports whether a deadline has passed; the zero one never does.
 func (o *Owner) late(deadline time.Time) bool {
-	return !deadline.IsZero() && o.now().After(deadline)
+	return !deadline.IsZero() && o.Now().After(deadline)
 }
 
 // read returns the record, nil where the store has none.
 func (o *Owner) read(ctx context.Context, key Key) (*Record, Revision, error) {
-	rec, rev, err := o.store.Get(ctx, key)
+	rec, rev, err := o.Store.Get(ctx, key)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil, 0, nil
@@ -192,97 +149,84 @@ func (o *Owner) read(ctx context.Context, key Key) (*Record, Revision, error) {
 	return &rec, rev, nil
 }
 
-// redeem replays, or makes and writes the next record.
-func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, rev Revision, j Judgement) (Outcome, error) {
-	dead, err := d.Dead(ctx, rec)
-	if err != nil {
-		return Outcome{}, err
-	}
-	if dead {
-		j = j.Forced()
-	}
-	if j.Verdict == Replay {
-		return o.replay(ctx, req, rec, rev, j)
-	}
-	now := o.now()
-	rec = rec.Claim(req.Critical, now)
-	if req.Bookmark != "" {
-		rec.Bookmark = req.Bookmark
-	}
-	answer, err := d.Answer(ctx, rec, j)
-	if err != nil {
-		return Outcome{}, err
-	}
-	next := rec.Next(j, o.region, answer, o.op(), now)
-	if j.Verdict == Supersede && j.Fresh && next.Epoch == rec.Epoch {
-		return Outcome{}, errors.New("supersede inside the window: the decision is no move")
-	}
-	if next.Epoch.Compare(req.Floor) < 0 {
-		return Outcome{}, ErrFloor
-	}
-	if err := d.Sign(&next); err != nil {
-		return Outcome{}, fmt.Errorf("sign tokens: %w", err)
-	}
-	if err := o.write(ctx, next, rev, req.Deadline); err != nil {
-		return Outcome{}, err
-	}
-	return Outcome{Judgement: j, Record: next, Written: true}, nil
-}
-
-// replay repeats the answer. A critical task that only the repeat tells of is recorded
-// before it (V12).
-func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
-	if rec.Epoch.Compare(req.Floor) < 0 {
-		return Outcome{}, ErrFloor
-	}
-	if o.late(req.Deadline) {
-		return Outcome{}, ErrDeadline // the probe took too long
-	}
-	if !req.Critical || !rec.CriticalSince.IsZero() {
-		return Outcome{Judgement: j, Record: rec}, nil
-	}
-	rec = rec.Claim(true, o.now())
-	rec.Op = o.op()
-	if err := o.write(ctx, rec, rev, req.Deadline); err != nil {
-		return Outcome{}, err
-	}
-	return Outcome{Judgement: j, Record: rec}, nil
-}
-
-// reuse ends a session whose old token came back.
-func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
-	rec = rec.Revoke(o.op())
-	if err := o.write(ctx, rec, rev, req.Deadline); err != nil {
-		return Outcome{}, err
-	}
-	return Outcome{Judgement: j, Record: rec, Written: true}, nil
-}
-
 // write puts the record unless the deadline has passed, which is asked again right here
-// (V3). An unknown outcome is resolved by reading once more: if the record's op is ours the
-// write was done; if not, the caller judges again, for op settles only the last write.
-func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time) error {
+// (V3), and returns its revision. An unknown outcome is resolved by reading once more: if the
+// record's op is ours the write was done; if not, the caller judges again, for op settles only
+// the last write. (The writes of one handover share an op and differ in state.)
+func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time) (Revision, error) {
 	if o.late(deadline) {
-		return ErrDeadline
+		return 0, ErrDeadline
 	}
-	_, err := o.store.Put(ctx, rec, rev)
+	next, err := o.Store.Put(ctx, rec, rev)
 	if err == nil || errors.Is(err, ErrConflict) {
-		return err
+		return next, err
 	}
-	seen, _, readErr := o.store.Get(ctx, rec.Key())
+	seen, next, readErr := o.Store.Get(ctx, rec.Key())
 	switch {
-	case readErr == nil && seen.Op == rec.Op:
-		return nil
+	case readErr == nil && seen.Op == rec.Op && seen.State == rec.State:
+		return next, nil
 	case readErr == nil:
-		return fmt.Errorf("%w: %w: %w", ErrConflict, errUnsure, err)
+		return 0, fmt.Errorf("%w: %w: %w", ErrConflict, errUnsure, err)
 	default:
-		return fmt.Errorf("write session %s: %w", rec.Key(), err)
+		return 0, fmt.Errorf("write session %s: %w", rec.Key(), err)
 	}
+}
+
+// situation is a session as a region knows it: its own record with the copies folded in, and
+// the revision of that.
+type situation struct {
+	Folding
+	rev Revision
+}
+
+// situate reads a session, folds what has arrived of other regions' records, and some more
+// that the caller knows of, and writes what follows from them before anybody judges by it
+// (V14).
+func (o *Owner) situate(ctx context.Context, key Key, more ...Copy) (situation, error) {
+	own, rev, err := o.read(ctx, key)
+	if err != nil {
+		return situation{}, err
+	}
+	copies := more
+	if o.Copies != nil {
+		arrived, err := o.Copies.Copies(ctx, key)
+		if err != nil {
+			return situation{}, fmt.Errorf("read copies of session %s: %w: %w", key, ErrUnavailable, err)
+		}
+		copies = append(arrived, more...)
+	}
+	s := situation{o.fold(own, o.Region, copies, o.NewOp()), rev}
+	if !s.Changed {
+		return s, nil
+	}
+	if s.rev, err = o.write(ctx, *s.Record, rev, time.Time{}); err != nil {
+		return situation{}, err
+	}
+	if s.Yielded != nil {
+		o.Yielded(Yield{Before: *s.Yielded, After: *s.Record, Conflict: s.Conflict})
+	}
+	return s, nil
+}
+
+// Locate returns the region that owns a session, as far as this region and the token know, and
+// whether the session was revoked.
+func (o *Owner) Locate(ctx context.Context, key Key, t Stamp) (region string, revoked bool, err error) {
+	err = retry(ctx, func() error {
+		s, err := o.situate(ctx, key)
+		if err == nil {
+			region, revoked = s.Owner(t), s.Revoked
+		}
+		return err
+	})
+	if err != nil {
+		return "", false, fmt.Errorf("locate session %s: %w", key, err)
+	}
+	return region, revoked, nil
 }
 
 // Create writes a session's first record. Its errors are those of Store.Put.
 func (o *Owner) Create(ctx context.Context, rec Record) error {
-	if err := o.write(ctx, rec, 0, time.Time{}); err != nil {
+	if _, err := o.write(ctx, rec, 0, time.Time{}); err != nil {
 		return fmt.Errorf("create session %s: %w", rec.Key(), err)
 	}
 	return nil
@@ -305,8 +249,9 @@ func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, er
 			revoked = *rec
 			return nil
 		}
-		revoked = rec.Revoke(o.op())
-		return o.write(ctx, revoked, rev, time.Time{})
+		revoked = rec.Revoke(o.NewOp())
+		_, err = o.write(ctx, revoked, rev, time.Time{})
+		return err
 	})
 	if err != nil {
 		return Record{}, fmt.Errorf("revoke session %s: %w", key, err)

@@ -71,6 +71,8 @@ func (b *bench) Answer(_ context.Context, rec sessions.Record, _ sessions.Judgem
 }
 
 // Sign implements sessions.Decider.
+func (b *bench) Stay(rec sessions.Record) sessions.Answer { return rec.Answer }
+
 func (b *bench) Sign(rec *sessions.Record) error { return calmDecider{}.Sign(rec) }
 
 func (b *bench) after(d time.Duration) { b.now = b.now.Add(d) }
@@ -509,10 +511,10 @@ func TestLostRecord(t *testing.T) {
 	if got := b.redeem(at(9, 2), sessions.Rotate); got != at(10, 9) {
 		t.Errorf("tail lost: %s, want %s", got, at(10, 9))
 	}
-	b.untouched(func() { b.redeem(elsewhere(11, "us", 1), sessions.Behind) })
+	b.untouched(func() { b.redeem(elsewhere(11, "us", 1), sessions.Elsewhere) })
 
 	b.store.entries = map[sessions.Key][]entry{}
-	if out, err = b.ask(sessions.Request{Token: elsewhere(1, "us", 1), Rebuilt: rebuilt}); err != nil || out.Judgement.Verdict != sessions.Behind {
+	if out, err = b.ask(sessions.Request{Token: elsewhere(1, "us", 1), Rebuilt: rebuilt}); err != nil || out.Judgement.Verdict != sessions.Elsewhere {
 		t.Errorf("no record, token from elsewhere: %s, %v", out.Judgement.Verdict, err)
 	}
 	if rec := b.store.peek(key); rec != nil {

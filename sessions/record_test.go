@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the golden file of testdata anew"
 // fullRecord has every field set.
 func fullRecord() sessions.Record {
 	return sessions.Record{
-		Version: 1, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Epoch: events.Epoch{Number: 3, Region: "eu"}, Gen: 8, Hash: "q83vEjRW",
+		Version: 2, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Epoch: events.Epoch{Number: 3, Region: "eu"}, Gen: 8, Hash: "q83vEjRW",
 		Parent: at(2, 7), MintedAt: noon, Grace: at(1, 4), Dead: at(2, 6), State: sessions.StateActive, Server: "b", Op: "op-1",
 		Answer: sessions.Answer{
 			Decision: "move", Reason: "server_down", From: events.Home{Server: "a", Region: "eu", URL: "https://a"},
@@ -30,6 +30,8 @@ func fullRecord() sessions.Record {
 		CriticalSince: noon.Add(-time.Minute), MovedAt: noon, Bookmark: "0/16B3748", Subject: "alice", ClientID: "web", Org: "acme",
 		Scope: "read", Claims: map[string]any{"tenant": "t1"}, Jurisdiction: "global",
 		StartedAt: noon.Add(-time.Hour), ExpiresAt: noon.Add(30 * 24 * time.Hour),
+		Source: "us", Refused: events.Epoch{Number: 2, Region: "eu"}, Taken: []sessions.Stamp{elsewhere(1, "us", 5)},
+		Intent: &sessions.Intent{Deadline: noon.Add(sessions.AdoptTimeout), Next: &sessions.Record{Version: 2, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Op: "op-1"}},
 	}
 }
 

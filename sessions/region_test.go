@@ -31,6 +31,7 @@ var (
 type mutant struct {
 	rule, name string
 	judge      func(rec *sessions.Record, t sessions.Stamp, region string, now time.Time) sessions.Judgement
+	fold       func(own *sessions.Record, region string, copies []sessions.Copy, op string) sessions.Folding
 	// noDeadline and noFloor keep both from the owner; noClaims swallows a write that only
 	// records a claim; stay answers with the old server where a move is due.
 	noDeadline, noFloor, noClaims, stay bool
@@ -113,6 +114,12 @@ type process struct {
 	fault   fault
 	crashed bool
 	cancel  context.CancelFunc
+	// inside is the process that this one is a call of; dying says that it ends at its next stop.
+	inside *process
+	dying  bool
+	// title names it in the trace, done is called when it has ended, unless it crashed.
+	title string
+	done  func()
 
 	note
 	late    bool // began after an acknowledged logout
@@ -133,7 +140,10 @@ func newWorld(without mutant, told bool) *world {
 			return strconv.Itoa(w.ops)
 		}))
 		if without.judge != nil {
-			w.owners[len(w.owners)-1].SetJudge(without.judge)
+			w.owners[len(w.owners)-1].Take(sessions.Judging(without.judge))
+		}
+		if without.fold != nil {
+			w.owners[len(w.owners)-1].Take(sessions.FoldingBy(without.fold))
 		}
 	}
 	first := sessions.Start(sessions.Record{Session: key.Session, Jurisdiction: key.Jurisdiction}, region,
@@ -178,8 +188,15 @@ func (w *world) say(format string, args ...any) {
 
 // start begins a process, which stops before its first access.
 func (w *world) start(p *process, run func(ctx context.Context)) {
+	p.late = w.ended
+	startProcess(p, run)
+	w.procs = append(w.procs, p)
+}
+
+// startProcess lets a process go on to its first stop.
+func startProcess(p *process, run func(ctx context.Context)) {
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), processKey{}, p))
-	p.cancel, p.late = cancel, w.ended
+	p.cancel = cancel
 	next, stop := iter.Pull(iter.Seq[string](func(yield func(string) bool) {
 		p.yield = yield
 		run(ctx)
@@ -187,8 +204,10 @@ func (w *world) start(p *process, run func(ctx context.Context)) {
 	p.next = next
 	p.stop = func() { stop(); cancel() }
 	p.point, _ = next()
-	w.procs = append(w.procs, p)
 }
+
+// setFault says what goes wrong at the stop of a process, or of the call in which it is.
+func (p *process) setFault(f fault) { p.fault = f }
 
 // pause is the store's and the decider's question what goes wrong here.
 func (w *world) pause(ctx context.Context, rec *sessions.Record) fault {
@@ -220,12 +239,16 @@ func (p *process) pause(point string) fault {
 	if p.crashed {
 		return crashedBefore
 	}
-	p.fault = sound
-	if !p.yield(point) {
+	outer := p
+	for outer.inside != nil {
+		outer = outer.inside
+	}
+	outer.fault = sound
+	if !p.yield(point) || p.dying {
 		p.crashed = true
 		return crashedBefore
 	}
-	return p.fault
+	return outer.fault
 }
 
 // wrote notes a write that the store has done.
@@ -371,6 +394,9 @@ func (d decider) Answer(_ context.Context, rec sessions.Record, j sessions.Judge
 	}
 	return a, nil
 }
+
+// Stay implements sessions.Stayer.
+func (d decider) Stay(rec sessions.Record) sessions.Answer { return rec.Answer }
 
 // Sign implements sessions.Decider: the hash tells two tokens of one place apart.
 func (d decider) Sign(rec *sessions.Record) error {

@@ -18,7 +18,9 @@ import (
 // RecordVersion is the version of Record that this build writes. Its history:
 //
 //	1  2026-11: one owner region; moves are single writes of the owner.
-const RecordVersion = 1
+//	2  2026-11: moves between regions: the states moving, prepared and moved, source, intent,
+//	   refused and taken. A build that knows only version 1 answers 503 for these records.
+const RecordVersion = 2
 
 // Window is how long the answer to a redeemed token is repeated to those who lost it, and
 // how long an older token counts as a slow tab (V1, V2).
@@ -63,10 +65,16 @@ func (s Stamp) String() string {
 // State is what a region's record of a session says.
 type State string
 
-// The states of a record. Handover adds moving, prepared and moved.
+// The states of a record; a region without one has never had to do with the session.
 const (
 	// StateActive is a session that this region owns.
 	StateActive State = "active"
+	// StateMoving is one that it owns and is handing over: its Intent says where to.
+	StateMoving State = "moving"
+	// StatePrepared is one that it will own once its owner, the Source, has committed.
+	StatePrepared State = "prepared"
+	// StateMoved is one that the region of the record's epoch owns.
+	StateMoved State = "moved"
 	// StateRevoked is absorbing: it beats every epoch (V8).
 	StateRevoked State = "revoked"
 )
@@ -100,9 +108,20 @@ type Record struct {
 	State State `json:"state"`
 	// Server is the lock.
 	Server string `json:"server"`
-	// Op names the write that made this record.
+	// Op names the write that made this record. A handover has one for all that belongs to it:
+	// the destination's records carry it until the destination writes of its own accord.
 	Op     string `json:"op"`
 	Answer Answer `json:"answer"`
+	// Intent is the handover under way, nil in every state but moving.
+	Intent *Intent `json:"intent,omitempty"`
+	// Source is the region that owned the session when it was handed over to this one, empty
+	// if it never was.
+	Source string `json:"source,omitempty"`
+	// Refused is the highest epoch that this region has promised never to prepare (V6).
+	Refused events.Epoch `json:"refused,omitzero"`
+	// Taken are the last tokens known of the regions that the session was taken from without
+	// their consent, one of each: what such a region has made beyond it is a fork.
+	Taken []Stamp `json:"taken,omitempty"`
 	// CriticalSince is when the critical task in progress was first claimed; zero: none.
 	CriticalSince time.Time `json:"critical_since,omitzero"`
 	// MovedAt is when the session last moved; a login is no move.

@@ -124,7 +124,7 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 		return 0, sessions.ErrConflict
 	case swallowed:
 		return rev, nil
-	case sound, wroteButErrored, lostReply, crashedBetween:
+	case sound, wroteButErrored, lostReply, crashedBetween, lostRequest, lostAnswer, doubled, calleeDies:
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -141,7 +141,7 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 	case lostReply:
 		m.end(ctx)
 		return 0, ctx.Err()
-	case sound, notWritten, landsLate, conflicts, crashedBefore, swallowed:
+	case sound, notWritten, landsLate, conflicts, crashedBefore, swallowed, lostRequest, lostAnswer, doubled, calleeDies:
 	}
 	return next, nil
 }
@@ -195,3 +195,6 @@ func (m *memory) peek(key sessions.Key) *sessions.Record {
 	rec, _ := m.last(key)
 	return rec
 }
+
+// took reports whether the last record was made out of nothing.
+func (m *memory) took(key sessions.Key) bool { return len(m.entries[key]) == 1 }

@@ -23,19 +23,32 @@ func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.
 	if !ok {
 		return sessions.Answer{}, noServer()
 	}
-	issued := now.UTC().Truncate(time.Second)
 	a := sessions.Answer{
 		Decision: string(d.Verdict), Reason: string(d.Reason),
 		Server: server.Server, Region: server.Region, URL: server.URL, AuthURL: server.Auth(),
 		Fallbacks: s.fallbacks(view, server, rec.Session), KID: s.keyring.Load().Signing(),
-		IssuedAt:   issued,
-		AccessExp:  earlier(issued.Add(s.cfg.AccessTTL), rec.ExpiresAt),
-		RefreshExp: earlier(issued.Add(s.cfg.RefreshTTL), rec.ExpiresAt),
 	}
+	s.date(&a, rec.ExpiresAt, now)
 	if rec.Server != "" && rec.Server != d.Server {
 		a.From = rec.Answer.Home()
 	}
 	return a, nil
+}
+
+// renewed returns the answer of a session that stays where it is, for its handover was given up.
+func (s *Service) renewed(rec sessions.Record, now time.Time) sessions.Answer {
+	a := rec.Answer
+	a.Decision, a.Reason = string(placement.VerdictStay), string(placement.ReasonTargetRefused)
+	a.KID, a.From = s.keyring.Load().Signing(), events.Home{}
+	s.date(&a, rec.ExpiresAt, now)
+	return a
+}
+
+// date writes the times into an answer of now.
+func (s *Service) date(a *sessions.Answer, end, now time.Time) {
+	a.IssuedAt = now.UTC().Truncate(time.Second)
+	a.AccessExp = earlier(a.IssuedAt.Add(s.cfg.AccessTTL), end)
+	a.RefreshExp = earlier(a.IssuedAt.Add(s.cfg.RefreshTTL), end)
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -99,6 +112,19 @@ func release(rec *sessions.Record, now time.Time) *events.LockReleased {
 	return &events.LockReleased{
 		Version: events.Version, Region: from.Region, Server: from.Server, At: now.UTC(),
 		Session: rec.Session, Epoch: rec.Epoch, To: rec.Answer.Home(),
+	}
+}
+
+// yielded tells of a session that another region has gone on with.
+func (s *Service) yielded(y sessions.Yield) {
+	now := time.Now()
+	from, to := y.Before.Answer, y.After.Answer
+	s.outbox.put(&events.LockReleased{
+		Version: events.Version, Region: from.Region, Server: from.Server, At: now.UTC(),
+		Session: y.After.Session, Epoch: y.After.Epoch, To: to.Home(),
+	})
+	if y.Conflict {
+		s.outbox.put(s.sessionEvent(&y.Before, events.SessionConflict, string(placement.ReasonRegionDown), now))
 	}
 }
 

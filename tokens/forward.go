@@ -38,6 +38,33 @@ func (s *Service) forward(ctx context.Context, c call, method, jurisdiction, reg
 	return s.ask(ctx, subject, c.headers(), data)
 }
 
+// passOn passes a request on to the region that owns the session, directly or, if that does not
+// answer, through a region that hears it (V15).
+func (s *Service) passOn(ctx context.Context, c call, method, jurisdiction, owner string, body any) (message, error) {
+	first, cancel := context.WithTimeout(ctx, forwardTimeout)
+	m, err := s.forward(first, c, method, jurisdiction, owner, body)
+	cancel()
+	if err == nil {
+		return m, nil
+	}
+	_, witnesses := s.sight.silent(owner, time.Now())
+	for _, region := range witnesses {
+		if region == s.cfg.Region || c.hops+1 >= api.MaxHops {
+			continue
+		}
+		second, cancel := context.WithTimeout(ctx, forwardTimeout)
+		m, again := s.forward(second, c, method, jurisdiction, region, body)
+		cancel()
+		if again == nil {
+			return m, nil
+		}
+	}
+	return message{}, err
+}
+
+// forwardTimeout bounds the wait for one region, so that there is time for another way.
+const forwardTimeout = 4 * time.Second
+
 // ask sends one request over NATS. An HTTP refusal is an answer, not an error.
 func (s *Service) ask(ctx context.Context, subject events.Subject, header http.Header, data []byte) (message, error) {
 	h, reply, err := s.cfg.Caller.Call(ctx, subject.String(), header, data)

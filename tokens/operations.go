@@ -31,11 +31,18 @@ func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req
 	if err != nil {
 		return message{}, err
 	}
-	if claims.EpochRegion != s.cfg.Region {
-		return s.forward(ctx, c, api.MethodRefresh, claims.Jurisdiction, claims.EpochRegion, req)
+	reply, owner, err := s.refresh(ctx, c, claims, req)
+	switch {
+	case err != nil:
+		return message{}, err
+	case owner == "":
+		return success(reply)
 	}
-	reply, err := s.refresh(ctx, c, claims, req)
-	if err != nil {
+	m, err := s.passOn(ctx, c, api.MethodRefresh, claims.Jurisdiction, owner, req)
+	if err == nil || !s.mayTakeOver(owner) {
+		return m, err
+	}
+	if reply, err = s.takeOver(ctx, c, claims, owner, req); err != nil {
 		return message{}, err
 	}
 	return success(reply)
@@ -72,8 +79,15 @@ func (s *Service) serveLogout(ctx context.Context, c call, _ *http.Request, req 
 	if err != nil {
 		return message{}, err
 	}
-	if claims.EpochRegion != s.cfg.Region {
-		return s.forward(ctx, c, api.MethodLogout, claims.Jurisdiction, claims.EpochRegion, req)
+	owner, revoked, err := s.owner.Locate(ctx, keyOf(claims), stamp(claims))
+	if err != nil {
+		return message{}, unavailable("the session could not be read", err)
+	}
+	if owner != s.cfg.Region && !revoked {
+		if m, err := s.passOn(ctx, c, api.MethodLogout, claims.Jurisdiction, owner, req); err == nil {
+			return m, nil
+		}
+		// A record of this region's own refuses the session here, and everywhere after the heal.
 	}
 	if err := s.logout(ctx, claims); err != nil {
 		return message{}, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -16,17 +17,60 @@ import (
 // probeTimeout bounds the one probe of a server that a client says has failed.
 const probeTimeout = 500 * time.Millisecond
 
-// refresh redeems a refresh token that this region owns. Errors are of type *api.Error.
-func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims, req api.RefreshRequest) (api.TokensReply, error) {
+// refresh redeems a refresh token if this region owns its session; else it returns the region
+// that does. Errors are of type *api.Error.
+func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims, req api.RefreshRequest) (reply api.TokensReply, owner string, err error) {
+	r, err := s.redemption(c, req)
+	if err != nil {
+		return api.TokensReply{}, "", err
+	}
+	out, err := s.owner.Refresh(ctx, r.request(claims), r)
+	if err == nil && out.Judgement.Verdict == sessions.Elsewhere {
+		return api.TokensReply{}, out.Owner, nil
+	}
+	reply, err = s.conclude(ctx, r, out, err)
+	return reply, "", err
+}
+
+// mayTakeOver reports whether a region is out of reach of everybody who could tell.
+func (s *Service) mayTakeOver(owner string) bool {
+	silent, _ := s.sight.silent(owner, time.Now())
+	return silent && s.cfg.Copies != nil && slices.Contains(s.cfg.Edges, owner)
+}
+
+// takeOver redeems a token of a session whose owner is out of reach.
+func (s *Service) takeOver(ctx context.Context, c call, claims *api.RefreshClaims, owner string, req api.RefreshRequest) (api.TokensReply, error) {
+	r, err := s.redemption(c, req)
+	if err != nil {
+		return api.TokensReply{}, err
+	}
+	young := r.now.Sub(time.Unix(claims.IssuedAt, 0)) < 2*s.cfg.AccessTTL
+	out, err := s.owner.TakeOver(ctx, r.request(claims), owner, young, r)
+	if err == nil && out.Judgement.Verdict == sessions.Elsewhere {
+		err = unavailable("another region goes on with the session", nil)
+	}
+	return s.conclude(ctx, r, out, err)
+}
+
+// redemption returns the decider of a request.
+func (s *Service) redemption(c call, req api.RefreshRequest) (*redemption, error) {
 	view := s.cfg.View()
 	if view == nil {
-		return api.TokensReply{}, unavailable("the servers are not known yet", nil)
+		return nil, unavailable("the servers are not known yet", nil)
 	}
-	r := &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}
-	out, err := s.owner.Refresh(ctx, sessions.Request{
-		Key: keyOf(claims), Token: stamp(claims), Critical: req.CriticalTaskInProgress, Bookmark: req.Bookmark,
-		Deadline: c.deadline, Floor: c.floor, Rebuilt: rebuilt(claims),
-	}, r)
+	return &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}, nil
+}
+
+func (r *redemption) request(claims *api.RefreshClaims) sessions.Request {
+	return sessions.Request{
+		Key: keyOf(claims), Token: stamp(claims), Critical: r.req.CriticalTaskInProgress, Bookmark: r.req.Bookmark,
+		Deadline: r.call.deadline, Floor: r.call.floor, Rebuilt: rebuilt(claims),
+	}
+}
+
+// conclude makes an outcome into what the client is told, and tells others of what it made
+// durable.
+func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outcome, err error) (api.TokensReply, error) {
 	if err != nil {
 		s.metrics.refused(asError(refreshError(err)).Code)
 		return api.TokensReply{}, refreshError(err)
@@ -41,11 +85,20 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 	s.afterRefresh(r, &out)
 	refresh := r.refresh
 	if !out.Written {
+		s.signHere(&out.Record)
 		if refresh, err = s.mint.refresh(&out.Record, s.keyring.Load()); err != nil {
 			return api.TokensReply{}, unavailable("the tokens could not be signed again", err)
 		}
 	}
 	return s.reply(&out.Record, refresh, time.Now())
+}
+
+// signHere has an answer that another region gave signed by this one's key: equal in all that
+// counts, though not byte for byte.
+func (s *Service) signHere(rec *sessions.Record) {
+	if keyRegion(rec.Answer.KID) != s.cfg.Region {
+		rec.Answer.KID = s.keyring.Load().Signing()
+	}
 }
 
 // verdictError returns the refusal that a verdict stands for, nil if it grants tokens.
@@ -59,6 +112,8 @@ func verdictError(v sessions.Verdict) error {
 		return &api.Error{Code: api.CodeRefreshReused}
 	case sessions.Ended:
 		return &api.Error{Code: api.CodeSessionRevoked}
+	case sessions.Unrotated:
+		return unavailable("the session is being handed over; try again in a moment", nil)
 	default:
 		return unavailable("the session's region is behind", nil)
 	}
@@ -72,6 +127,8 @@ func refreshError(err error) error {
 		return e
 	case errors.Is(err, sessions.ErrDeadline):
 		return unavailable("the request's deadline had passed; nothing was done", err)
+	case errors.Is(err, sessions.ErrStranded):
+		return noServer()
 	case errors.Is(err, sessions.ErrFloor):
 		return unavailable("a newer lock of this session is on its way here", err)
 	default:
@@ -90,7 +147,9 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 		return
 	}
 	kind := events.SessionRefreshed
-	if rec.Answer.From.Server != "" && rec.Answer.Decision == string(placement.VerdictMove) {
+	if out.Judgement.TakenOver {
+		kind = events.SessionTakenOver
+	} else if rec.Answer.From.Server != "" && rec.Answer.Decision == string(placement.VerdictMove) {
 		kind = events.SessionMoved
 	}
 	s.metrics.decided(r.decision)
@@ -198,10 +257,16 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
 		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
 	}
-	if j.Lost {
+	if j.Lost || j.TakenOver {
 		r.placed.Server = ""
 	}
+	if j.TakenOver {
+		r.placed.Allowed = []string{r.s.cfg.Region}
+	}
 	d := placement.Decide(r.placed, &r.view.View, r.s.cfg.Policy, r.now)
+	if j.TakenOver {
+		d.Reason = placement.ReasonRegionDown
+	}
 	if d.Reason == placement.ReasonViewStale {
 		d.Server, d.Region = rec.Server, rec.Answer.Region // the view may not know it
 	}
@@ -218,7 +283,14 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	return a, err
 }
 
-// Sign implements sessions.Decider.
+// Stay implements sessions.Stayer.
+func (r *redemption) Stay(rec sessions.Record) sessions.Answer {
+	r.decision.Verdict, r.decision.Reason = placement.VerdictStay, placement.ReasonTargetRefused
+	r.decision.Server, r.decision.Region = rec.Answer.Server, rec.Answer.Region
+	return r.s.renewed(rec, time.Now())
+}
+
+// Sign implements sessions.Stayer.
 func (r *redemption) Sign(rec *sessions.Record) (err error) {
 	r.refresh, err = r.s.signRefresh(rec)
 	return err

@@ -2,7 +2,6 @@ package tokens
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -59,26 +58,9 @@ func (r *reports) forget(now time.Time) {
 	}
 }
 
-// reportRetry is the pause before reports are subscribed to again.
-const reportRetry = time.Second
-
-// hearReports hears the reports that the region's services took, until ctx ends. While NATS
-// is away it tries again.
+// hearReports hears the reports that the region's services took, until ctx ends.
 func (s *Service) hearReports(ctx context.Context) {
-	subject := events.Subject{Kind: events.KindReport, Region: s.cfg.Region}.String()
-	for ctx.Err() == nil {
-		stop, err := s.cfg.Bus.Subscribe(ctx, subject, s.heardReport)
-		if err == nil {
-			defer stop()
-			<-ctx.Done()
-			return
-		}
-		s.log.LogAttrs(ctx, slog.LevelWarn, "reports are not heard, will try again", slog.String("error", err.Error()))
-		select {
-		case <-ctx.Done():
-		case <-time.After(reportRetry):
-		}
-	}
+	s.hear(ctx, events.Subject{Kind: events.KindReport, Region: s.cfg.Region}.String(), s.heardReport)
 }
 
 // heardReport takes a report that some service of the region published, this one included.

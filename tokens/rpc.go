@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
 
@@ -22,6 +24,9 @@ func Methods() []string {
 	for _, r := range api.Routes() {
 		methods = append(methods, r.RPC)
 	}
+	for _, kind := range peerKinds() {
+		methods = append(methods, string(kind))
+	}
 	return methods
 }
 
@@ -30,6 +35,9 @@ func Methods() []string {
 // Who may ask is settled by NATS permissions. Every refusal is an answer; an unknown method
 // is one too.
 func (s *Service) Serve(ctx context.Context, method string, header map[string][]string, data []byte) (map[string][]string, []byte) {
+	if kind := sessions.Kind(method); slices.Contains(peerKinds(), kind) {
+		return s.servePeer(ctx, kind, http.Header(header), data).overNATS()
+	}
 	r, err := request(context.WithValue(ctx, busKey{}, true), method, header, data)
 	var m message
 	switch {
@@ -42,6 +50,11 @@ func (s *Service) Serve(ctx context.Context, method string, header map[string][]
 		s.handler.ServeHTTP(rec, r)
 		m = message{status: rec.status, header: rec.header, body: rec.body.Bytes()}
 	}
+	return m.overNATS()
+}
+
+// overNATS returns the message as the header and data of a reply.
+func (m message) overNATS() (map[string][]string, []byte) {
 	if m.header == nil {
 		m.header = http.Header{}
 	}

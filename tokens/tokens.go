@@ -67,8 +67,15 @@ type Config struct {
 	// Stale reports whether the view is too old to move sessions by: they stay then, unless
 	// their server fails a probe. nil: it never is.
 	Stale func() bool
-	// Store holds the region's sessions.
-	Store sessions.Store
+	// Store holds the region's sessions, Unsettled those of them whose handover may not be
+	// settled. nil: none is looked for at the start.
+	Store     sessions.Store
+	Unsettled Unsettled
+	// Copies are other regions' records of sessions. nil: there are none, and no session of a
+	// region that is out of reach is taken over.
+	Copies sessions.Copies
+	// Edges are the regions whose sessions this one takes over: those with which copies flow.
+	Edges []string
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller
@@ -89,6 +96,12 @@ type Config struct {
 type Bus interface {
 	Publish(ctx context.Context, subject string, data []byte) error
 	Subscribe(ctx context.Context, subject string, fn func(subject string, data []byte)) (stop func(), err error)
+}
+
+// Unsettled finds sessions that are not simply active or over. Each calls fn with each of the
+// region's records that is moving, prepared or moved, until ctx ends.
+type Unsettled interface {
+	Unsettled(ctx context.Context, fn func(sessions.Record)) error
 }
 
 // Caller sends a request to a service and waits for its one reply, until ctx ends. It never
@@ -115,6 +128,8 @@ type Service struct {
 	logins  *loginLimit
 	stays   *sampler
 	outbox  *outbox
+	sweeper *sweeper
+	sight   *sight
 	metrics *metrics
 	log     *slog.Logger
 	handler http.Handler
@@ -184,8 +199,12 @@ func New(c Config) (*Service, error) {
 	s.public = newPublicKeys(&c, s.log)
 	s.SetKeys(c.Keys)
 	s.verify = api.Verifier{Key: s.public.key, Issuer: c.Issuer, Audience: c.Audience}
+	s.sweeper, s.sight = newSweeper(s), newSight(time.Now())
 	var err error
-	s.owner, err = sessions.NewOwner(sessions.Config{Region: c.Region, Store: c.Store, Now: time.Now, NewOp: newID})
+	s.owner, err = sessions.NewOwner(sessions.Config{
+		Region: c.Region, Store: c.Store, Now: time.Now, NewOp: newID, Copies: c.Copies, Peers: peers{s},
+		Wait: wait, Unsettled: s.sweeper.add, Yielded: s.yielded,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("configure tokens: %w", err)
 	}
@@ -199,12 +218,16 @@ func (s *Service) SetKeys(k *Keyring) {
 	s.public.setOwn(k)
 }
 
-// Run publishes events and the region's keys, learns the keys of the others and hears the
-// clients' reports that other services of the region took, until ctx ends. End it after all
+// Run publishes events and the region's keys, learns the keys of the others, hears the
+// clients' reports that other services of the region took, and settles what handovers have
+// left, until ctx ends. End it after all
 // that serves requests: what they left to publish goes out before Run returns.
 func (s *Service) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.hearReports(ctx); return nil })
+	g.Go(func() error { s.hearViews(ctx); return nil })
+	g.Go(func() error { s.sweeper.run(ctx); return nil })
+	g.Go(func() error { s.recover(ctx); return nil })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()

@@ -72,7 +72,8 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 		return err
 	}
 	cfg.Stale = func() bool { return servers.Fresh(time.Now()) != nil }
-	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = servers.View, conn.Records(), conn, conn.Caller(), conn.Keys()
+	cfg.View, cfg.Store, cfg.Unsettled = servers.View, conn.Records(), conn.Records()
+	cfg.Bus, cfg.Caller, cfg.Keyshare = conn, conn.Caller(), conn.Keys()
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
 	if err != nil {

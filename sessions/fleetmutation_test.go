@@ -1,0 +1,91 @@
+package sessions_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/sessions"
+)
+
+// withoutCopies folds only the copies that are kept.
+func withoutCopies(keep func(sessions.Copy) bool) sessions.Rule {
+	return sessions.FoldingBy(func(own *sessions.Record, region string, copies []sessions.Copy, op string) sessions.Folding {
+		var kept []sessions.Copy
+		for _, c := range copies {
+			if keep(c) {
+				kept = append(kept, c)
+			}
+		}
+		return sessions.Fold(own, region, kept, op)
+	})
+}
+
+// fleetMutants are the rules that act between regions, each missing once or in more than one
+// way.
+var fleetMutants = []fleetMutant{
+	{rule: "V3", name: "a request has no deadline", noDeadline: true},
+	{rule: "V4", name: "who is offered a session owns it at once", rules: []sessions.Rule{
+		sessions.AdoptingBy(func(own *sessions.Record, moving sessions.Record) (*sessions.Record, string) {
+			prepared, refusal := sessions.Adopt(own, moving)
+			if prepared != nil {
+				prepared.State = sessions.StateActive
+			}
+			return prepared, refusal
+		}),
+	}},
+	{rule: "V5", name: "an undo goes back to the epoch before", rules: []sessions.Rule{
+		sessions.Undoing(func(moving sessions.Record, a sessions.Answer, op string, now time.Time) sessions.Record {
+			back := moving.Undo(a, op, now)
+			back.Epoch.Number -= 2
+			return back
+		}),
+	}},
+	{rule: "V5", name: "an offer is taken at or below the highest epoch", rules: []sessions.Rule{
+		sessions.AdoptingBy(func(own *sessions.Record, moving sessions.Record) (*sessions.Record, string) {
+			if own != nil && own.State == sessions.StateRevoked {
+				return nil, sessions.RefusedRevoked
+			}
+			return sessions.Adopt(nil, moving)
+		}),
+	}},
+	{rule: "V6", name: "a handover is undone whatever the destination says", tails: true, rules: []sessions.Rule{
+		sessions.Settling(func(sessions.Record, *sessions.Record) (*sessions.Record, bool) { return nil, true }),
+	}},
+	{rule: "V7", name: "moved records are not copied", rules: []sessions.Rule{
+		withoutCopies(func(c sessions.Copy) bool { return c.Record.State != sessions.StateMoved }),
+	}},
+	{rule: "V7", name: "copies flow one way", oneWay: true},
+	{rule: "V8", name: "a revoked copy ends nothing", rules: []sessions.Rule{
+		withoutCopies(func(c sessions.Copy) bool { return c.Record.State != sessions.StateRevoked }),
+	}},
+	{rule: "V9", name: "generations alone are compared", rules: []sessions.Rule{sessions.Judging(byGeneration)}},
+	{rule: "V13", name: "the client stores what came last", lastWins: true},
+	{rule: "V14", name: "copies are not folded", noCopies: true},
+	{rule: "V15", name: "no other region is asked before a takeover", noWitness: true},
+	{rule: "V16", name: "any token will do for a takeover without a copy", anyToken: true},
+}
+
+// fleetSchedules is how many seeds are tried at most, for each mutant.
+const fleetSchedules = 4000
+
+// TestEveryRuleIsNeededBetweenRegions takes one rule away at a time: some schedule then breaks
+// an invariant, and the same schedule breaks none with the rule in place.
+func TestEveryRuleIsNeededBetweenRegions(t *testing.T) {
+	for _, m := range fleetMutants {
+		t.Run(m.rule+" "+m.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(fleetSchedules) {
+				_, err := runFleet(m, drawFleet(seed), false)
+				if err == nil {
+					continue
+				}
+				t.Logf("seed %d breaks %v", seed, err)
+				if _, err := runFleet(fleetMutant{tails: m.tails}, drawFleet(seed), false); err != nil {
+					t.Errorf("with the rule, seed %d breaks %v", seed, err)
+				}
+				return
+			}
+			t.Errorf("no schedule of %d breaks an invariant", fleetSchedules)
+		})
+	}
+}

@@ -1,0 +1,195 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/berthhq/berth/events"
+)
+
+// Request is one refresh as the owner sees it.
+type Request struct {
+	Key   Key
+	Token Stamp
+	// Critical is criticalTaskInProgress; Bookmark the session's newest position, if told.
+	Critical bool
+	Bookmark string
+	// Deadline is the absolute time after which nothing is answered or written (V3).
+	Deadline time.Time
+	// Floor is the lowest epoch that the passing server accepts; nothing below is issued
+	// (V10).
+	Floor events.Epoch
+	// Rebuilt is the record that the token's claims alone give, for a store that lost it.
+	Rebuilt Record
+}
+
+// Decider gives what the owner cannot decide itself. It is asked again, with the newer
+// record, whenever another write came first.
+type Decider interface {
+	// Dead reports whether the session's server is dead in this judgement, by the view or
+	// by a probe. Its error ends the refresh with nothing written.
+	Dead(ctx context.Context, rec Record) (bool, error)
+	// Answer decides where the session goes on. A supersede inside the window has to be a
+	// move: with no other server it fails. Its error ends the refresh with nothing written.
+	Answer(ctx context.Context, rec Record, j Judgement) (Answer, error)
+	Stayer
+}
+
+// Stayer gives what it takes to leave a session where it is.
+type Stayer interface {
+	// Stay returns the answer of a session that stays on its server, for a reason of a handover
+	// that was given up.
+	Stay(rec Record) Answer
+	// Sign sets the hash of the refresh token of a record about to be written.
+	Sign(rec *Record) error
+}
+
+// Outcome is what a refresh came to.
+type Outcome struct {
+	Judgement Judgement
+	// Record is the session afterwards; the answer to the client is its.
+	Record Record
+	// Written says that this call changed the record (a replay did not).
+	Written bool
+	// Owner is the region that owns the session where the verdict is Elsewhere.
+	Owner string
+}
+
+// Refresh redeems a token: read, judge, decide, one compare-and-swap; whenever that fails
+// or its outcome is unknown, all again from the read. The verdict in the outcome says what
+// to answer: the tokens of the record after Rotate, Replay and Supersede, a refusal after
+// the others. Elsewhere asks the caller to pass the request on to the region of Owner and, if
+// that is out of reach of everybody, to take over. Errors: ErrUnavailable, ErrDeadline,
+// ErrFloor, ErrStranded, or the decider's.
+func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
+	var out Outcome
+	err := retry(ctx, func() (err error) {
+		out, err = o.refresh(ctx, req, d)
+		return err
+	})
+	if err != nil {
+		return Outcome{}, fmt.Errorf("refresh session %s: %w", req.Key, err)
+	}
+	return out, nil
+}
+
+func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
+	s, err := o.situate(ctx, req.Key)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if o.late(req.Deadline) {
+		return Outcome{}, ErrDeadline
+	}
+	rec := s.Record
+	proven := rec != nil && rec.State == StatePrepared && rec.Epoch == req.Token.Epoch
+	switch {
+	case s.Revoked:
+		return s.refuse(req, Ended), nil
+	case proven: // only a committed handover gives out tokens of its epoch
+		active := rec.Activate()
+		rec = &active
+		if s.rev, err = o.write(ctx, active, s.rev, req.Deadline); err != nil {
+			return Outcome{}, err
+		}
+	case s.Owner(req.Token) != o.Region:
+		out := s.refuse(req, Elsewhere)
+		out.Owner = s.Owner(req.Token)
+		return out, nil
+	}
+	j := o.judge(rec, req.Token, o.Region, o.Now())
+	if rec == nil {
+		rec = &req.Rebuilt
+	}
+	switch j.Verdict {
+	case Rotate, Replay, Supersede:
+		if rec.State == StateMoving && !j.Lost { // a later token of this region's own says that the handover is over
+			return o.whileMoving(ctx, req, d, *rec, s.rev, j)
+		}
+		return o.redeem(ctx, req, d, *rec, s.rev, j)
+	case Reused:
+		return o.reuse(ctx, req, *rec, s.rev, j)
+	default:
+		return Outcome{Judgement: j, Record: *rec}, nil
+	}
+}
+
+// refuse returns the outcome of a token that is not judged here.
+func (s *situation) refuse(req Request, v Verdict) Outcome {
+	out := Outcome{Judgement: Judgement{Verdict: v, Token: req.Token}, Record: req.Rebuilt}
+	if s.Record != nil {
+		out.Record = *s.Record
+	}
+	return out
+}
+
+// redeem replays, or makes and writes the next record.
+func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, rev Revision, j Judgement) (Outcome, error) {
+	dead, err := d.Dead(ctx, rec)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if dead {
+		j = j.Forced()
+	}
+	if j.Verdict == Replay {
+		return o.replay(ctx, req, rec, rev, j)
+	}
+	now := o.Now()
+	rec = rec.Claim(req.Critical, now)
+	if req.Bookmark != "" {
+		rec.Bookmark = req.Bookmark
+	}
+	answer, err := d.Answer(ctx, rec, j)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if o.Peers != nil && answer.Region != o.Region {
+		return o.handOver(ctx, req, d, rec, rev, j, answer, dead)
+	}
+	next := rec.Next(j, o.Region, answer, o.NewOp(), now)
+	if j.Verdict == Supersede && j.Fresh && next.Epoch == rec.Epoch {
+		return Outcome{}, errors.New("supersede inside the window: the decision is no move")
+	}
+	if next.Epoch.Compare(req.Floor) < 0 {
+		return Outcome{}, ErrFloor
+	}
+	if err := d.Sign(&next); err != nil {
+		return Outcome{}, fmt.Errorf("sign tokens: %w", err)
+	}
+	if _, err := o.write(ctx, next, rev, req.Deadline); err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Judgement: j, Record: next, Written: true}, nil
+}
+
+// replay repeats the answer. A critical task that only the repeat tells of is recorded
+// before it (V12).
+func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
+	if rec.Epoch.Compare(req.Floor) < 0 {
+		return Outcome{}, ErrFloor
+	}
+	if o.late(req.Deadline) {
+		return Outcome{}, ErrDeadline // the probe took too long
+	}
+	if !req.Critical || !rec.CriticalSince.IsZero() {
+		return Outcome{Judgement: j, Record: rec}, nil
+	}
+	rec = rec.Claim(true, o.Now())
+	rec.Op = o.NewOp()
+	if _, err := o.write(ctx, rec, rev, req.Deadline); err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Judgement: j, Record: rec}, nil
+}
+
+// reuse ends a session whose old token came back.
+func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
+	rec = rec.Revoke(o.NewOp())
+	if _, err := o.write(ctx, rec, rev, req.Deadline); err != nil {
+		return Outcome{}, err
+	}
+	return Outcome{Judgement: j, Record: rec, Written: true}, nil
+}

@@ -1,0 +1,90 @@
+package sessions
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Sweep sees a session through whose handover, or takeover, is not settled, and reports
+// whether it is now. Who calls it again later until it is, also after a restart for all
+// records that are not active, leaves none behind. Its error ends this attempt.
+func (o *Owner) Sweep(ctx context.Context, key Key, d Stayer) (settled bool, err error) {
+	err = retry(ctx, func() (err error) {
+		settled, err = o.sweep(ctx, key, d)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("sweep session %s: %w", key, err)
+	}
+	return settled, nil
+}
+
+func (o *Owner) sweep(ctx context.Context, key Key, d Stayer) (bool, error) {
+	s, err := o.situate(ctx, key)
+	if err != nil || s.Record == nil || s.Revoked || o.Peers == nil {
+		return err == nil, err
+	}
+	switch rec := *s.Record; rec.State {
+	case StateMoving:
+		return o.sweepMoving(ctx, d, rec, s.rev)
+	case StateMoved:
+		return o.sweepMoved(ctx, rec)
+	case StatePrepared:
+		return o.sweepPrepared(ctx, rec)
+	case StateActive, StateRevoked:
+	}
+	return true, nil
+}
+
+// sweepMoving settles a handover whose owner has not. A destination out of reach leaves it as it
+// is; one that goes on has to hear of the commit.
+func (o *Owner) sweepMoving(ctx context.Context, d Stayer, rec Record, rev Revision) (bool, error) {
+	if o.late(rec.Intent.Deadline) {
+		_, err := o.resolve(ctx, d, rec, rev)
+		return false, err
+	}
+	return false, nil
+}
+
+// resolve settles a handover by what its destination says of it (V6), and reports whether it did.
+func (o *Owner) resolve(ctx context.Context, d Stayer, rec Record, rev Revision) (bool, error) {
+	asking, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	reply, err := o.Peers.Ask(asking, rec.Intent.Next.Epoch.Region, Question{Kind: Promising, Record: rec})
+	if err != nil {
+		return false, nil //nolint:nilerr // out of reach: it stays moving
+	}
+	next, undo := o.settle(rec, reply.Record)
+	switch {
+	case undo:
+		_, err = o.giveUp(ctx, d, rec, rev, Request{})
+	case next != nil:
+		_, err = o.write(ctx, *next, rev, time.Time{})
+	}
+	return next != nil || undo, err
+}
+
+// resolveTimeout bounds the question to the destination: a client may wait for the answer.
+const resolveTimeout = 2 * time.Second
+
+// sweepMoved tells the next region of a commit until it goes on. A record that moved further
+// is for the regions that moved it.
+func (o *Owner) sweepMoved(ctx context.Context, rec Record) (bool, error) {
+	reply, err := o.Peers.Ask(ctx, rec.Epoch.Region, Question{Kind: Activating, Record: rec})
+	if err != nil {
+		return false, nil //nolint:nilerr // out of reach: once more later
+	}
+	theirs := reply.Record
+	return theirs != nil && theirs.State != StatePrepared && theirs.Epoch.Compare(rec.Epoch) >= 0, nil
+}
+
+// sweepPrepared asks the owner what became of its offer, where its copy has not said so.
+func (o *Owner) sweepPrepared(ctx context.Context, rec Record) (bool, error) {
+	reply, err := o.Peers.Ask(ctx, rec.Source, Question{Kind: Showing, Record: rec})
+	if err != nil || reply.Record == nil {
+		return false, nil //nolint:nilerr // out of reach: once more later
+	}
+	s, err := o.situate(ctx, rec.Key(), Copy{Region: rec.Source, Record: *reply.Record})
+	return err == nil && s.Record.State != StatePrepared, err
+}

@@ -1,0 +1,172 @@
+package tokens_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+const singapore = "ap-southeast-1"
+
+// regions are several regions of a fleet, each with a server of its own and a token service
+// that is asked over NATS.
+type regions struct {
+	nats     *jetstreamtest.Fleet
+	fleets   map[string]*fleet
+	services map[string]*tokens.Service
+	// kill ends a region's service and waits until it has.
+	kill map[string]func()
+}
+
+func newRegions(t *testing.T, names ...string) *regions {
+	t.Helper()
+	r := &regions{nats: jetstreamtest.NewFleet(t, nil, names...), fleets: map[string]*fleet{}, services: map[string]*tokens.Service{}, kill: map[string]func(){}}
+	var servers []events.Server
+	for _, name := range names {
+		s, _ := healthy(t, name+"-a", name)
+		if name == singapore {
+			s.Location = events.Location{Lat: 1.35, Lon: 103.82}
+		}
+		servers = append(servers, s)
+	}
+	for _, name := range names {
+		conn := jetstreamtest.Provisioned(t, r.nats.Regions[name].ClientURL(), func(c *jetstream.Config) { c.Region = name })
+		f := &fleet{t: t, conn: conn}
+		keys, err := tokens.NewKeyring(name, newKey(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.keys = keys
+		f.set(servers...)
+		r.fleets[name] = f
+		r.start(t, name)
+	}
+	return r
+}
+
+// start runs a region's token service.
+func (r *regions) start(t *testing.T, name string) {
+	t.Helper()
+	f := r.fleets[name]
+	s := f.service(func(c *tokens.Config) { c.Region, c.Unsettled = name, f.conn.Records() })
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 2)
+	cfg := jetstream.ServiceConfig{Name: "berth_tokens", Version: "1.0.0"}
+	for _, method := range tokens.Methods() {
+		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+			Name:    method,
+			Subject: events.Subject{Kind: events.KindRPC, Service: "tokens", Jurisdiction: "global", Region: name, Method: method}.String(),
+			Handler: func(ctx context.Context, q jetstream.Request) jetstream.Reply {
+				header, data := s.Serve(ctx, method, q.Header, q.Data)
+				return jetstream.Reply{Header: header, Data: data}
+			},
+		})
+	}
+	served := make(chan struct{})
+	cfg.Started = func() { close(served) }
+	go func() { ended <- f.conn.Serve(ctx, cfg) }()
+	go func() { ended <- s.Run(ctx) }()
+	<-served
+	r.services[name] = s
+	once := false
+	r.kill[name] = func() {
+		if once {
+			return
+		}
+		once = true
+		cancel()
+		for range 2 {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(func() { r.kill[name]() })
+}
+
+// state returns the state and the epoch of a session in a region.
+func (r *regions) state(region, session string) (sessions.State, events.Epoch) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	rec, _, err := r.fleets[region].conn.Records().Get(ctx, sessions.Key{Jurisdiction: "global", Session: session})
+	if err != nil {
+		return "", events.Epoch{}
+	}
+	return rec.State, rec.Epoch
+}
+
+// await waits until a session is in a state in a region.
+func (r *regions) await(t *testing.T, region, session string, want sessions.State) {
+	t.Helper()
+	jetstreamtest.Eventually(t, 15*time.Second, "the session is "+string(want)+" in "+region, func() bool {
+		state, _ := r.state(region, session)
+		return state == want
+	})
+}
+
+// TestHandover moves a session to another region, which owns it from then on, and back.
+func TestHandover(t *testing.T) {
+	r := newRegions(t, dublin, singapore)
+	first := login(t, r.services[dublin])
+	if first.Server.Region != dublin {
+		t.Fatalf("the login is on %+v", first.Server)
+	}
+	away := api.RefreshRequest{RefreshToken: first.RefreshToken, ClosestServerID: singapore + "-a"}
+	second := granted(t, r.services[dublin], "/v1/refresh", away)
+	if second.Server.Region != singapore || second.Reason != "closer_region" || second.Notice == nil {
+		t.Fatalf("not moved: %s %s to %+v", second.Decision, second.Reason, second.Server)
+	}
+	to := events.Epoch{Number: 2, Region: singapore}
+	if state, epoch := r.state(dublin, first.SessionID); state != sessions.StateMoved || epoch != to {
+		t.Errorf("the old owner's record is %s at %v", state, epoch)
+	}
+	r.await(t, singapore, first.SessionID, sessions.StateActive)
+
+	// The reply may have been lost: the new owner repeats the answer, whoever is asked.
+	for _, s := range r.services {
+		again := granted(t, s, "/v1/refresh", away)
+		if again.Server != second.Server || again.Decision != second.Decision || again.Reason != second.Reason || again.SessionID != second.SessionID {
+			t.Errorf("repeated as %+v", again)
+		}
+	}
+	// Its successor is good in both regions, too.
+	third := granted(t, r.services[dublin], "/v1/refresh", api.RefreshRequest{RefreshToken: second.RefreshToken})
+	fourth := granted(t, r.services[singapore], "/v1/refresh", api.RefreshRequest{RefreshToken: third.RefreshToken})
+	if fourth.Server != second.Server || fourth.ServerChanged {
+		t.Errorf("after two more refreshes: %+v", fourth)
+	}
+	if status, body, _ := post(t, r.services[dublin], "/v1/logout", api.LogoutRequest{RefreshToken: fourth.RefreshToken}); status != 204 {
+		t.Errorf("logout through the other region: %d %s", status, body)
+	}
+	if state, _ := r.state(singapore, first.SessionID); state != sessions.StateRevoked {
+		t.Errorf("after the logout the owner's record is %s", state)
+	}
+}
+
+// TestHandoverToNobody: where the next region does not answer the session stays, and moves once
+// it does.
+func TestHandoverToNobody(t *testing.T) {
+	r := newRegions(t, dublin, singapore)
+	first := login(t, r.services[dublin])
+	r.kill[singapore]()
+	away := api.RefreshRequest{RefreshToken: first.RefreshToken, ClosestServerID: singapore + "-a"}
+	second := granted(t, r.services[dublin], "/v1/refresh", away)
+	if second.Server.Region != dublin || second.Reason != "target_refused" || second.ServerChanged {
+		t.Fatalf("moved to nobody: %s %s to %+v", second.Decision, second.Reason, second.Server)
+	}
+	if state, epoch := r.state(dublin, first.SessionID); state != sessions.StateActive || epoch != (events.Epoch{Number: 3, Region: dublin}) {
+		t.Errorf("the record is %s at %v", state, epoch)
+	}
+	r.start(t, singapore)
+	away.RefreshToken = second.RefreshToken
+	if third := granted(t, r.services[dublin], "/v1/refresh", away); third.Server.Region != singapore {
+		t.Errorf("not moved: %s %s to %+v", third.Decision, third.Reason, third.Server)
+	}
+}

@@ -1,0 +1,176 @@
+package tokens
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/berthhq/berth/sessions"
+)
+
+// Times and bounds of the sweeper.
+const (
+	// sweepFirst is when a session is looked at that a handover has left unsettled, sweepLast how
+	// often one is whose other region is out of reach.
+	sweepFirst = 100 * time.Millisecond
+	sweepLast  = 10 * time.Second
+	// sweepTimeout bounds one look.
+	sweepTimeout = sessions.AdoptTimeout
+	// maxSweeps is how many are looked at, at once; maxUnsettled bounds those that are remembered: the others
+	// are found by the next reading of the bucket.
+	maxSweeps    = 16
+	maxUnsettled = 100_000
+)
+
+// sweeper sees sessions through whose handover is not settled: it asks and tells the other
+// region again and again, ever more slowly.
+type sweeper struct {
+	s *Service
+	// wake holds a token while something may be due.
+	wake chan struct{}
+
+	mu   sync.Mutex
+	keys map[sessions.Key]*unsettled
+}
+
+// unsettled is a session to look at, when, and how long to wait after that.
+type unsettled struct {
+	due  time.Time
+	wait time.Duration
+	busy bool
+}
+
+func newSweeper(s *Service) *sweeper {
+	return &sweeper{s: s, wake: make(chan struct{}, 1), keys: map[sessions.Key]*unsettled{}}
+}
+
+// add remembers a session. It does not block.
+func (w *sweeper) add(key sessions.Key) {
+	w.mu.Lock()
+	if u := w.keys[key]; u != nil {
+		u.wait = sweepFirst
+	} else if len(w.keys) < maxUnsettled {
+		w.keys[key] = &unsettled{due: time.Now().Add(sweepFirst), wait: sweepFirst}
+	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run looks at what is due until ctx ends, and waits for what it has begun.
+func (w *sweeper) run(ctx context.Context) {
+	slots := make(chan struct{}, maxSweeps)
+	var g sync.WaitGroup
+	defer g.Wait()
+	timer := time.NewTimer(sweepLast)
+	defer timer.Stop()
+	for {
+		due, next := w.due(time.Now())
+		for _, key := range due {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			g.Go(func() {
+				defer func() { <-slots }()
+				w.look(ctx, key)
+			})
+		}
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-w.wake:
+		}
+	}
+}
+
+// due returns the sessions that are to be looked at, and how long until others are.
+func (w *sweeper) due(now time.Time) (due []sessions.Key, next time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next = sweepLast
+	for key, u := range w.keys {
+		switch wait := u.due.Sub(now); {
+		case u.busy:
+		case wait <= 0:
+			u.busy = true
+			due = append(due, key)
+		default:
+			next = min(next, wait)
+		}
+	}
+	return due, next
+}
+
+// look sweeps one session, and forgets it once it is settled.
+func (w *sweeper) look(ctx context.Context, key sessions.Key) {
+	limited, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	settled, err := w.s.owner.Sweep(limited, key, stayer{s: w.s})
+	if err != nil && ctx.Err() == nil {
+		w.s.log.LogAttrs(ctx, slog.LevelDebug, "session not settled, will try again",
+			slog.String("session", key.Session), slog.String("error", err.Error()))
+	}
+	w.mu.Lock()
+	u := w.keys[key]
+	if settled {
+		delete(w.keys, key)
+	} else {
+		u.busy, u.due = false, time.Now().Add(u.wait)
+		u.wait = min(2*u.wait, sweepLast)
+	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// recover remembers what a former life of this service, or another, has left unsettled.
+func (s *Service) recover(ctx context.Context) {
+	if s.cfg.Unsettled == nil {
+		return
+	}
+	for ctx.Err() == nil {
+		err := s.cfg.Unsettled.Unsettled(ctx, func(rec sessions.Record) { s.sweeper.add(rec.Key()) })
+		if err == nil {
+			return
+		}
+		s.log.LogAttrs(ctx, slog.LevelWarn, "unsettled sessions are not read, will try again", slog.String("error", err.Error()))
+		_ = wait(ctx, sweepLast)
+	}
+}
+
+// wait waits, or fails with ctx's error.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// stayer leaves a session where it is.
+type stayer struct{ s *Service }
+
+var _ sessions.Stayer = stayer{}
+
+// Stay implements sessions.Stayer.
+func (y stayer) Stay(rec sessions.Record) sessions.Answer {
+	return y.s.renewed(rec, time.Now())
+}
+
+// Sign implements sessions.Stayer.
+func (y stayer) Sign(rec *sessions.Record) error {
+	_, err := y.s.signRefresh(rec)
+	return err
+}
