@@ -90,9 +90,9 @@ func (o *Owner) giveUp(ctx context.Context, d Stayer, moving Record, rev Revisio
 func (o *Owner) whileMoving(ctx context.Context, req Request, d Stayer, rec Record, rev Revision, j Judgement) (Outcome, error) {
 	claims := req.Critical && rec.CriticalSince.IsZero()
 	switch late := o.Now().After(rec.Intent.Deadline); {
-	case late && !claims:
+	case late:
 		// The destination knows best what became of it, if it answers.
-		if settled, err := o.resolve(ctx, d, rec, rev); settled || err != nil {
+		if settled, err := o.resolve(ctx, req, d, rec, rev); settled || err != nil {
 			return Outcome{}, again(err)
 		}
 		fallthrough

@@ -41,14 +41,15 @@ func (o *Owner) sweep(ctx context.Context, key Key, d Stayer) (bool, error) {
 // is; one that goes on has to hear of the commit.
 func (o *Owner) sweepMoving(ctx context.Context, d Stayer, rec Record, rev Revision) (bool, error) {
 	if o.late(rec.Intent.Deadline) {
-		_, err := o.resolve(ctx, d, rec, rev)
+		_, err := o.resolve(ctx, Request{}, d, rec, rev)
 		return false, err
 	}
 	return false, nil
 }
 
 // resolve settles a handover by what its destination says of it (V6), and reports whether it did.
-func (o *Owner) resolve(ctx context.Context, d Stayer, rec Record, rev Revision) (bool, error) {
+// A client that has begun a critical task is not moved by an offer that is only prepared.
+func (o *Owner) resolve(ctx context.Context, req Request, d Stayer, rec Record, rev Revision) (bool, error) {
 	asking, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	reply, err := o.Peers.Ask(asking, rec.Intent.Next.Epoch.Region, Question{Kind: Promising, Record: rec})
@@ -56,9 +57,12 @@ func (o *Owner) resolve(ctx context.Context, d Stayer, rec Record, rev Revision)
 		return false, nil //nolint:nilerr // out of reach: it stays moving
 	}
 	next, undo := o.settle(rec, reply.Record)
+	if req.Critical && next != nil && reply.Record.State == StatePrepared {
+		next, undo = nil, true
+	}
 	switch {
 	case undo:
-		_, err = o.giveUp(ctx, d, rec, rev, Request{})
+		_, err = o.giveUp(ctx, d, rec, rev, req)
 	case next != nil:
 		_, err = o.write(ctx, *next, rev, time.Time{})
 	}
