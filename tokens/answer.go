@@ -23,11 +23,15 @@ func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.
 	if !ok {
 		return sessions.Answer{}, noServer()
 	}
+	kid, err := s.public.signing(now)
+	if err != nil {
+		return sessions.Answer{}, unavailable("the key that signs is not at hand", err)
+	}
 	issued := now.UTC().Truncate(time.Second)
 	a := sessions.Answer{
 		Decision: string(d.Verdict), Reason: string(d.Reason),
 		Server: server.Server, Region: server.Region, URL: server.URL, AuthURL: server.Auth(),
-		Fallbacks: s.fallbacks(view, server, rec.Session), KID: s.keyring.Load().Signing(),
+		Fallbacks: s.fallbacks(view, server, rec.Session), KID: kid,
 		IssuedAt:   issued,
 		AccessExp:  earlier(issued.Add(s.cfg.AccessTTL), rec.ExpiresAt),
 		RefreshExp: earlier(issued.Add(s.cfg.RefreshTTL), rec.ExpiresAt),
@@ -66,7 +70,7 @@ func (s *Service) fallbacks(view *registry.View, server events.Server, session s
 
 // reply signs the access token and tells the client of the record's answer.
 func (s *Service) reply(rec *sessions.Record, refresh string, now time.Time) (api.TokensReply, error) {
-	access, err := s.mint.access(rec, s.keyring.Load())
+	access, err := s.mint.access(rec, s.public)
 	if err != nil {
 		return api.TokensReply{}, unavailable("the tokens could not be signed", err)
 	}

@@ -41,7 +41,7 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 	s.afterRefresh(r, &out)
 	refresh := r.refresh
 	if !out.Written {
-		if refresh, err = s.mint.refresh(&out.Record, s.keyring.Load()); err != nil {
+		if refresh, err = s.mint.refresh(&out.Record, s.public); err != nil {
 			return api.TokensReply{}, unavailable("the tokens could not be signed again", err)
 		}
 	}
@@ -226,7 +226,7 @@ func (r *redemption) Sign(rec *sessions.Record) (err error) {
 
 // signRefresh signs the record's refresh token and keeps its hash in the record.
 func (s *Service) signRefresh(rec *sessions.Record) (string, error) {
-	token, err := s.mint.refresh(rec, s.keyring.Load())
+	token, err := s.mint.refresh(rec, s.public)
 	if err != nil {
 		return "", err
 	}

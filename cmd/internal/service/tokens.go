@@ -73,6 +73,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	}
 	cfg.Stale = func() bool { return servers.Fresh(time.Now()) != nil }
 	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = servers.View, conn.Records(), conn, conn.Caller(), conn.Keys()
+	cfg.Peers = conn.Caller()
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
 	if err != nil {
@@ -138,8 +139,8 @@ func (c *TokensConfig) log() *slog.Logger {
 }
 
 // load reads the files.
-func (c *TokensConfig) load() (*tokens.Keyring, *tokens.Users, error) {
-	keys, err := tokens.LoadKeyring(c.KeyFile, c.NATS.Region)
+func (c *TokensConfig) load() (*tokens.KeyFile, *tokens.Users, error) {
+	keys, err := tokens.OpenKeyFile(c.KeyFile, c.NATS.Region)
 	if err != nil || c.UsersFile == "" {
 		return keys, nil, err
 	}
@@ -148,7 +149,7 @@ func (c *TokensConfig) load() (*tokens.Keyring, *tokens.Users, error) {
 }
 
 // tokens returns the part of the service's configuration that needs no connection.
-func (c *TokensConfig) tokens(keys *tokens.Keyring, users *tokens.Users) tokens.Config {
+func (c *TokensConfig) tokens(keys tokens.Signer, users *tokens.Users) tokens.Config {
 	return tokens.Config{
 		Region: c.NATS.Region, Issuer: c.Issuer, Audience: cmp.Or(c.Audience, c.Issuer),
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Keys: keys, Users: users,
@@ -174,5 +175,6 @@ func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfi
 			},
 		})
 	}
+	cfg.Endpoints = append(cfg.Endpoints, keyEndpoints(c.NATS.Region, service.KeyMethods())...)
 	return cfg
 }

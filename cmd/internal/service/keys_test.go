@@ -1,0 +1,418 @@
+package service_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/cmd/internal/service"
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/tokens"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+const (
+	dublin    = "eu-west-1"
+	singapore = "ap-southeast-1"
+)
+
+// keyFleet is two regions with token services, whose keys are rotated.
+type keyFleet struct {
+	t     *testing.T
+	nats  *jetstreamtest.Fleet
+	conns map[string]*jetstream.Conn
+	files map[string]string
+	http  *http.Client
+}
+
+func newKeyFleet(t *testing.T) *keyFleet {
+	t.Helper()
+	f := &keyFleet{
+		t: t, nats: jetstreamtest.NewFleet(t, nil, dublin, singapore),
+		conns: map[string]*jetstream.Conn{}, files: map[string]string{},
+		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}, Timeout: 20 * time.Second},
+	}
+	t.Cleanup(f.http.CloseIdleConnections)
+	for region := range f.nats.Regions {
+		conn := jetstreamtest.Provisioned(t, f.nats.Regions[region].ClientURL())
+		for other := range f.nats.Regions {
+			s := events.Server{
+				Server: other + "-a", Region: other, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
+				Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 1000, Seq: 1,
+			}
+			value, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Servers().Put(t.Context(), s.Key(), value, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.conns[region], f.files[region] = conn, filepath.Join(t.TempDir(), region+".key")
+		if err := tokens.GenerateKey(f.files[region]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+// serve starts a token service of a region, of the key file given or the region's, and returns
+// its URL once it is ready.
+func (f *keyFleet) serve(region string, file ...string) (url string, stop func()) {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(f.t.Context())
+	ready, ended := make(chan string, 1), make(chan error, 1)
+	go func() {
+		ended <- service.RunTokens(ctx, service.TokensConfig{
+			NATS:   jetstream.Config{URL: f.nats.Regions[region].ClientURL(), Region: region},
+			Listen: "127.0.0.1:0", Issuer: "https://api.example.com", KeyFile: append(file, f.files[region])[0],
+			Ready: func(url, _ string) { ready <- url }, Log: jetstreamtest.Log(f.t),
+		})
+	}()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			f.t.Error(err)
+		}
+	})
+	f.t.Cleanup(stop)
+	select {
+	case url = <-ready:
+	case err := <-ended:
+		ended <- nil
+		f.t.Fatal(err)
+	case <-time.After(20 * time.Second):
+		f.t.Fatalf("no token service of %s within 20s", region)
+	}
+	return url, stop
+}
+
+// ask calls a method about keys in a region.
+func (f *keyFleet) ask(region, method string, request any) (reply tokens.KeysReply, err error) {
+	f.t.Helper()
+	data, err := json.Marshal(request)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	answer, err := f.conns[region].Call(f.t.Context(), service.TokensMethod(region, method), nil, data)
+	if err == nil {
+		err = json.Unmarshal(answer.Data, &reply)
+	}
+	return reply, err
+}
+
+func (f *keyFleet) must(region, method string, request any) tokens.KeysReply {
+	f.t.Helper()
+	reply, err := f.ask(region, method, request)
+	if err != nil {
+		f.t.Fatalf("%s: %v", method, err)
+	}
+	return reply
+}
+
+func (f *keyFleet) list(region string) tokens.KeysReply {
+	f.t.Helper()
+	return f.must(region, tokens.MethodKeysList, nil)
+}
+
+// stateOf returns a key's state in a list, empty if it is not in it.
+func stateOf(reply tokens.KeysReply, kid string) tokens.KeyState {
+	for _, k := range reply.Keys {
+		if k.KID == kid {
+			return k.State
+		}
+	}
+	return ""
+}
+
+// awaitSigning waits until a region's token services say that a key signs.
+func (f *keyFleet) awaitSigning(region, kid string) {
+	f.t.Helper()
+	jetstreamtest.Eventually(f.t, 15*time.Second, kid+" signs", func() bool { return f.list(region).Signing == kid })
+}
+
+// start begins a session through the bus, as an application does.
+func (f *keyFleet) start(region string) (reply api.TokensReply) {
+	f.t.Helper()
+	answer, err := f.conns[region].Call(f.t.Context(), service.TokensMethod(region, api.MethodStart), nil, []byte(`{"subject":"ada"}`))
+	if err == nil {
+		err = json.Unmarshal(answer.Data, &reply)
+	}
+	if err != nil || reply.RefreshToken == "" {
+		f.t.Fatalf("start in %s: %v: %s", region, err, answer.Data)
+	}
+	return reply
+}
+
+// refresh redeems a token at a service.
+func (f *keyFleet) refresh(url, token string) (int, api.TokensReply, string) {
+	body, err := json.Marshal(api.RefreshRequest{RefreshToken: token})
+	if err != nil {
+		f.t.Error(err)
+	}
+	req, err := http.NewRequestWithContext(f.t.Context(), http.MethodPost, url+"/v1/refresh", bytes.NewReader(body))
+	if err != nil {
+		f.t.Error(err)
+		return 0, api.TokensReply{}, ""
+	}
+	resp, err := f.http.Do(req)
+	if err != nil {
+		return 0, api.TokensReply{}, err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var text bytes.Buffer
+	var reply api.TokensReply
+	if _, err := text.ReadFrom(resp.Body); err != nil {
+		return 0, reply, err.Error()
+	}
+	_ = json.Unmarshal(text.Bytes(), &reply)
+	return resp.StatusCode, reply, text.String()
+}
+
+// kidOf returns the key id that a token names.
+func kidOf(token string) string {
+	head, _, _ := strings.Cut(token, ".")
+	data, _ := base64.RawURLEncoding.DecodeString(head)
+	var h struct {
+		KID string `json:"kid"`
+	}
+	_ = json.Unmarshal(data, &h)
+	return h.KID
+}
+
+// TestRotationUnderLoad rotates a region's key while a hundred clients refresh at the token services
+// of two regions: no request fails, every client ends up with the new key, and answers of before
+// the change are repeated byte for byte after it.
+func TestRotationUnderLoad(t *testing.T) {
+	f := newKeyFleet(t)
+	var urls []string
+	for _, region := range []string{dublin, dublin, singapore, singapore} {
+		url, _ := f.serve(region)
+		urls = append(urls, url)
+	}
+	old := f.list(dublin).Signing
+	jetstreamtest.Eventually(t, 10*time.Second, "the key to be known in both regions", func() bool {
+		return stateOf(f.list(singapore), old) == tokens.KeySigning
+	})
+	first := f.start(dublin)
+	if kidOf(first.RefreshToken) != old {
+		t.Fatalf("signed by %s, want %s", kidOf(first.RefreshToken), old)
+	}
+
+	const clients = 100
+	var requests, failed atomic.Int64
+	var target atomic.Pointer[string]
+	var load sync.WaitGroup
+	for i := range clients {
+		token := f.start(dublin).RefreshToken
+		load.Go(func() {
+			pace := time.NewTicker(150 * time.Millisecond)
+			defer pace.Stop()
+			for k := i; ; k++ {
+				status, reply, text := f.refresh(urls[k%len(urls)], token)
+				requests.Add(1)
+				if status != http.StatusOK {
+					failed.Add(1)
+					t.Errorf("client %d at %s: status %d: %s", i, urls[k%len(urls)], status, text)
+					return
+				}
+				token = reply.RefreshToken
+				if want := target.Load(); want != nil && kidOf(token) == *want {
+					return
+				}
+				select {
+				case <-pace.C:
+				case <-t.Context().Done():
+					return
+				}
+			}
+		})
+	}
+	var before []string
+	replay := func() {
+		for i := range 16 {
+			status, reply, text := f.refresh(urls[i%len(urls)], first.RefreshToken)
+			if status != http.StatusOK {
+				t.Errorf("replay: status %d: %s", status, text)
+			}
+			before = append(before, reply.AccessToken+" "+reply.RefreshToken)
+		}
+	}
+	replay()
+	reply := f.must(dublin, tokens.MethodKeysRotate, tokens.RotateRequest{By: "a test"})
+	if reply.KID == old || stateOf(reply, reply.KID) != tokens.KeyPublished {
+		t.Errorf("rotate: %+v", reply)
+	}
+	f.awaitSigning(dublin, reply.KID)
+	target.Store(&reply.KID)
+	replay()
+	load.Wait()
+	t.Logf("%d requests, %d failed", requests.Load(), failed.Load())
+	if same := slices.Compact(slices.Clone(before)); len(same) != 1 || kidOf(before[0]) != old {
+		t.Errorf("%d different answers to 32 repeats, signed by %s", len(same), kidOf(before[0]))
+	}
+	after := f.list(dublin)
+	if stateOf(after, old) != tokens.KeyRetired || after.Waiting != nil {
+		t.Errorf("after the rotation: %+v", after)
+	}
+	if got := f.list(singapore); stateOf(got, reply.KID) != tokens.KeySigning && stateOf(got, reply.KID) != tokens.KeyPublished {
+		t.Errorf("in the other region the new key is %q", stateOf(got, reply.KID))
+	}
+	// A token of the retired key is redeemed still, in either region.
+	second := f.start(singapore)
+	if status, _, text := f.refresh(urls[0], second.RefreshToken); status != http.StatusOK {
+		t.Errorf("another region's token: status %d: %s", status, text)
+	}
+}
+
+// TestRotationWaitsForARegion rotates while a region is out of reach, starts over all that can be
+// started over, and lets the region come back.
+func TestRotationWaitsForARegion(t *testing.T) {
+	f := newKeyFleet(t)
+	_, stop := f.serve(dublin)
+	f.serve(singapore)
+	old := f.list(dublin).Signing
+	f.nats.Links[singapore].Cut()
+	reply := f.must(dublin, tokens.MethodKeysRotate, tokens.RotateRequest{})
+	waits := func() bool {
+		w := f.list(dublin).Waiting
+		return w != nil && w.KID == reply.KID && fmt.Sprint(w.Regions) == "["+singapore+"]"
+	}
+	jetstreamtest.Eventually(t, 15*time.Second, "the rotation to name the region", waits)
+	// Asked for once more, it is the same one.
+	if again := f.must(dublin, tokens.MethodKeysRotate, tokens.RotateRequest{}); again.KID != reply.KID {
+		t.Errorf("a second rotation to %s while one to %s waits", again.KID, reply.KID)
+	}
+	stop()
+	url, stop := f.serve(dublin)
+	jetstreamtest.Eventually(t, 15*time.Second, "the rotation to wait after a restart", waits)
+	first := f.start(dublin)
+	if kid := kidOf(first.RefreshToken); kid != old {
+		t.Errorf("signed by %s, want the old key %s", kid, old)
+	}
+	f.nats.Links[singapore].Heal()
+	f.awaitSigning(dublin, reply.KID)
+	status, second, text := f.refresh(url, first.RefreshToken)
+	if status != http.StatusOK || kidOf(second.RefreshToken) != reply.KID {
+		t.Errorf("after the change: status %d, key %s: %s", status, kidOf(second.RefreshToken), text)
+	}
+	// The change outlasts a restart, and an answer of before it is repeated within its window.
+	stop()
+	url, _ = f.serve(dublin)
+	if got := f.list(dublin); got.Signing != reply.KID || stateOf(got, old) != tokens.KeyRetired {
+		t.Errorf("after a restart: %+v", got)
+	}
+	if status, again, text := f.refresh(url, first.RefreshToken); status != http.StatusOK || again.RefreshToken != second.RefreshToken {
+		t.Errorf("replay after a restart: status %d: %s", status, text)
+	}
+}
+
+// TestCompromisedKey ends a key and all it signed, in both regions, and goes on with another.
+func TestCompromisedKey(t *testing.T) {
+	f := newKeyFleet(t)
+	home, _ := f.serve(dublin)
+	abroad, _ := f.serve(singapore)
+	old := f.list(dublin).Signing
+	first := f.start(dublin)
+	if status, next, text := f.refresh(abroad, first.RefreshToken); status != http.StatusOK {
+		t.Fatalf("before: status %d: %s", status, text)
+	} else {
+		first = next
+	}
+	reply := f.must(dublin, tokens.MethodKeysRetire, tokens.RetireRequest{By: "a test"})
+	if reply.KID != old || stateOf(reply, old) != tokens.KeyRevoked || len(reply.Warnings) > 0 {
+		t.Errorf("retire: %+v", reply)
+	}
+	jetstreamtest.Eventually(t, 10*time.Second, "another key to sign", func() bool { return f.list(dublin).Signing != "" })
+	fresh := f.list(dublin).Signing
+	if fresh == old {
+		t.Fatal("the revoked key signs")
+	}
+	for _, url := range []string{home, abroad} {
+		if status, _, text := f.refresh(url, first.RefreshToken); status != http.StatusUnauthorized || !strings.Contains(text, "retired; log in again") {
+			t.Errorf("a token of the revoked key at %s: status %d: %s", url, status, text)
+		}
+	}
+	second := f.start(dublin)
+	for _, url := range []string{home, abroad} {
+		status, next, text := f.refresh(url, second.RefreshToken)
+		if status != http.StatusOK || kidOf(next.RefreshToken) != fresh {
+			t.Errorf("a new session at %s: status %d, key %s: %s", url, status, kidOf(next.RefreshToken), text)
+		}
+		second = next
+	}
+	// Once more is no fault and changes nothing.
+	again := f.must(dublin, tokens.MethodKeysRetire, tokens.RetireRequest{KID: old})
+	if again.Signing != fresh {
+		t.Errorf("retired again: %+v", again)
+	}
+	for _, bad := range []struct{ kid, want string }{
+		{"eu-west-1.none", "has no key"}, {singapore + ".x", "not of region"}, {"", ""},
+	} {
+		if bad.want == "" {
+			continue
+		}
+		if _, err := f.ask(dublin, tokens.MethodKeysRetire, tokens.RetireRequest{KID: bad.kid}); err == nil || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("retire %q: %v, want %q", bad.kid, err, bad.want)
+		}
+	}
+}
+
+// TestServiceWithoutTheNewKey runs two services of a region on copies of the key file: a rotation
+// names the one whose copy lacks the key, and goes on once it has it.
+func TestServiceWithoutTheNewKey(t *testing.T) {
+	f := newKeyFleet(t)
+	copied := filepath.Join(t.TempDir(), "copy.key")
+	copyKey(t, f.files[dublin], copied)
+	f.serve(dublin)
+	f.serve(dublin, copied)
+	f.serve(singapore)
+	old := f.list(dublin).Signing
+	reply := f.must(dublin, tokens.MethodKeysRotate, tokens.RotateRequest{})
+	var lacks string
+	jetstreamtest.Eventually(t, 15*time.Second, "the rotation to name the service", func() bool {
+		w := f.list(dublin).Waiting
+		if w == nil || len(w.Services) != 1 || len(w.Regions) > 0 {
+			return false
+		}
+		lacks = w.Services[0]
+		return true
+	})
+	if got := f.list(dublin); got.Signing != old {
+		t.Errorf("%s signs while a service lacks it", got.Signing)
+	}
+	from, to := f.files[dublin], copied
+	if strings.Contains(lacks, f.files[dublin]) {
+		from, to = copied, f.files[dublin]
+	}
+	copyKey(t, from, to)
+	f.awaitSigning(dublin, reply.KID)
+}
+
+// copyKey replaces a key file by a copy of another.
+func copyKey(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to+".part", data, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(to+".part", to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
