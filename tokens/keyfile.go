@@ -122,65 +122,74 @@ const staleMake = 10 * time.Second
 func (f *KeyFile) MakeKey(keep func(kid string) bool) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.reload(); err != nil {
-		return "", err
-	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
+	kid, err := f.makeKey(keep)
 	if err != nil {
-		return "", fmt.Errorf("make key: %w", err)
-	}
-	kid, keys := KeyID(f.region, public(key)), []ed25519.PrivateKey{key}
-	old := f.ring.Load()
-	for _, id := range old.order {
-		if keep(id) {
-			keys = append(keys, old.keys[id])
-		}
-	}
-	if err := replaceKeyFile(f.path, keys); err != nil {
 		return "", fmt.Errorf("make key: %w", err)
 	}
 	return kid, f.reload()
 }
 
-// replaceKeyFile writes keys beside the file and renames that over it: a reader, or a crash, finds
-// the old keys or the new ones. Only one at a time can have the file beside it.
-func replaceKeyFile(path string, keys []ed25519.PrivateKey) (err error) {
+// makeKey writes the keys beside the file and renames that over it: a reader, or a crash, finds the
+// old keys or the new ones. Only one at a time can have the file beside it, and what it adds to is
+// read after that.
+func (f *KeyFile) makeKey(keep func(kid string) bool) (kid string, err error) {
+	next, err := f.beside()
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(next.Name()))
+		}
+	}()
+	defer func() { _ = next.Close() }() // closed already where all went well
+	if err := f.reload(); err != nil {
+		return "", err
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	keys, old := []ed25519.PrivateKey{key}, f.ring.Load()
+	for _, id := range old.order {
+		if keep(id) {
+			keys = append(keys, old.keys[id])
+		}
+	}
 	data, err := encodeKeys(keys)
 	if err != nil {
-		return err
+		return "", err
 	}
-	next := path + ".new"
-	if info, err := os.Stat(next); err == nil && time.Since(info.ModTime()) > staleMake {
-		_ = os.Remove(next) // its writer died; whether that helps shows next
+	if err := writeAll(next, data); err != nil {
+		return "", err
 	}
-	if err := writeNew(next, data); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("another service writes %s right now; try again", next)
-		}
-		return err
+	if err := os.Rename(next.Name(), f.path); err != nil {
+		return "", err
 	}
-	if err := os.Rename(next, path); err != nil {
-		return errors.Join(err, os.Remove(next))
-	}
-	if dir, err := os.Open(filepath.Dir(path)); err == nil {
+	if dir, err := os.Open(filepath.Dir(f.path)); err == nil {
 		_ = dir.Sync() // where a file system cannot, the file itself is safe
 		_ = dir.Close()
 	}
-	return nil
+	return KeyID(f.region, public(key)), nil
 }
 
-// writeNew writes a file that must not exist, readable by its owner alone, and has it reach the
-// disk.
-func writeNew(path string, data []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
+// beside makes the file beside the key file, which one at a time can have.
+func (f *KeyFile) beside() (*os.File, error) {
+	name := f.path + ".new"
+	if info, err := os.Stat(name); err == nil && time.Since(info.ModTime()) > staleMake {
+		_ = os.Remove(name) // its writer died; whether that helps shows next
 	}
-	_, err = file.Write(data)
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("another service writes %s right now; try again", name)
 	}
-	return nil
+	return file, err
+}
+
+// writeAll writes a file's content, has it reach the disk, and closes the file.
+func writeAll(file *os.File, data []byte) error {
+	_, err := file.Write(data)
+	return errors.Join(err, file.Sync(), file.Close())
 }
 
 // encodeKeys returns keys as PEM blocks, in order.

@@ -233,8 +233,13 @@ func (p *publicKeys) startRotation(ctx context.Context, q RotateRequest) (KeysRe
 		if p.anybodyHolds(ctx, kid) {
 			return p.list(ctx, kid), nil
 		}
-		// Its private half was lost before anything was signed with it.
-		if err := p.change(ctx, kid, revoke); err != nil {
+		// Its private half was lost before anything was signed with it, which the change makes sure of.
+		giveUp := func(life *api.KeyLife) {
+			if life.Signs.IsZero() {
+				revoke(life)
+			}
+		}
+		if err := p.change(ctx, kid, giveUp); err != nil {
 			return KeysReply{}, unavailable("the lost key could not be given up", err)
 		}
 	}
@@ -286,7 +291,7 @@ func (p *publicKeys) candidate(line keyLine, to string, now time.Time) (string, 
 	signer := *p.signer.Load()
 	if to != "" {
 		life := line[to]
-		if _, held := signer.Public()[to]; !held {
+		if !p.known.Load().holds[to] {
 			return "", &registry.Refusal{Code: registry.RefusedInvalid, Detail: fmt.Sprintf("%s does not hold a key %s", place(signer), to)}
 		}
 		if !life.Signs.IsZero() || !life.Revoked.IsZero() || !life.Wanted.IsZero() {
@@ -349,6 +354,9 @@ func (p *publicKeys) retire(ctx context.Context, q RetireRequest) (KeysReply, er
 			slog.String("kid", kid), slog.String("by", q.By))
 	}
 	p.rotate(ctx)
+	if _, known := p.edges(); !known {
+		warnings = append(warnings, "the other regions are not known yet; they are told as soon as they are")
+	}
 	if missing := p.tellRevoked(ctx, p.own()); len(missing) > 0 {
 		warnings = append(warnings, fmt.Sprintf("%s cannot be told yet and may still honour what %s signed; told as soon as in reach", strings.Join(missing, ", "), kid))
 	}

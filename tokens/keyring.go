@@ -100,8 +100,12 @@ func GenerateKey(path string) error {
 		return fmt.Errorf("generate key: %w", err)
 	}
 	data, err := encodeKeys([]ed25519.PrivateKey{key})
+	if err != nil {
+		return fmt.Errorf("generate key: %w", err)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
-		err = writeNew(path, data)
+		err = writeAll(file, data)
 	}
 	if err != nil {
 		return fmt.Errorf("generate key: %w", err)

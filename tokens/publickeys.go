@@ -62,6 +62,8 @@ type publicKeys struct {
 	keys  map[string]ed25519.PublicKey
 	lives map[string]api.KeyLife
 	kept  map[string]keptKey
+	// holds are the keys whose private halves the signer has.
+	holds map[string]bool
 	// complete says that the bucket was read.
 	complete bool
 	// asked is when a region was last asked for an unknown key.
@@ -84,7 +86,9 @@ type knownKeys struct {
 	// set holds the keys that verify, and what happened to them and to those that do no more.
 	set *api.KeySet
 	// lines are the regions' histories.
-	lines    map[string]keyLine
+	lines map[string]keyLine
+	// holds are the keys that can be signed with here.
+	holds    map[string]bool
 	complete bool
 }
 
@@ -118,14 +122,15 @@ func (p *publicKeys) setOwn(s Signer) {
 // held makes the keys known that the signer holds now. What it holds under another id than theirs
 // is left out: it is another region's, or the signer is faulty.
 func (p *publicKeys) held(now time.Time) {
-	held := (*p.signer.Load()).Public()
+	held, holds := (*p.signer.Load()).Public(), map[string]bool{}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for kid, key := range held {
-		if _, known := p.keys[kid]; !known && KeyID(p.cfg.Region, key) == kid {
-			p.keys[kid] = key
+		if KeyID(p.cfg.Region, key) == kid {
+			holds[kid], p.keys[kid] = true, key
 		}
 	}
+	p.holds = holds
 	p.renew(now)
 }
 
@@ -152,7 +157,7 @@ func (p *publicKeys) signing(now time.Time) (string, error) {
 	case kid == "":
 		return "", errors.New("no key signs: the last one was revoked; make another with: berth keys rotate")
 	}
-	if _, holds := signer.Public()[kid]; !holds {
+	if !p.known.Load().holds[kid] {
 		return "", fmt.Errorf("key %s signs in region %s, and %s does not hold it; copy the key file of a token service that does",
 			kid, p.cfg.Region, place(signer))
 	}
@@ -228,36 +233,50 @@ func count[V any](ids map[string]V, region string) int {
 
 // renew makes known what is known as of now. The caller holds mu.
 func (p *publicKeys) renew(now time.Time) {
-	k := &knownKeys{lines: map[string]keyLine{}, complete: p.complete}
-	line := func(kid string) keyLine {
-		region := keyRegion(kid)
-		if k.lines[region] == nil {
-			k.lines[region] = keyLine{}
-		}
-		return k.lines[region]
-	}
-	for kid, life := range p.lives {
-		line(kid)[kid] = life
-	}
-	for kid := range p.keys {
-		line(kid)[kid] = p.lives[kid]
-	}
+	k := &knownKeys{lines: p.histories(now), holds: p.holds, complete: p.complete}
 	keys, lives := map[string]ed25519.PublicKey{}, map[string]api.KeyLife{}
 	for kid, key := range p.keys {
-		if line(kid).verifies(kid, now) {
+		if k.lines[keyRegion(kid)].verifies(kid, now) {
 			keys[kid] = key
 		} else {
 			delete(p.keys, kid) // it is only a name from now on
 		}
 	}
-	for kid, life := range p.lives {
-		// A life without its key says nothing, unless it says that the key is over.
-		if keys[kid] != nil || !line(kid).verifies(kid, now) {
-			lives[kid] = life
+	for _, line := range k.lines {
+		for kid, life := range line {
+			if life != (api.KeyLife{}) {
+				lives[kid] = life
+			}
 		}
 	}
 	k.set = api.NewKeySetOf(keys, lives)
 	p.known.Store(k)
+}
+
+// histories returns what happened to the keys of each region. A life without its key counts only
+// if it says that the key is over: else any word in the bucket could name a key that signs, and
+// none has. The caller holds mu.
+func (p *publicKeys) histories(now time.Time) map[string]keyLine {
+	all, lines := map[string]keyLine{}, map[string]keyLine{}
+	add := func(to map[string]keyLine, kid string, life api.KeyLife) {
+		region := keyRegion(kid)
+		if to[region] == nil {
+			to[region] = keyLine{}
+		}
+		to[region][kid] = life
+	}
+	for kid, life := range p.lives {
+		add(all, kid, life)
+	}
+	for kid := range p.keys {
+		add(lines, kid, p.lives[kid])
+	}
+	for kid, life := range p.lives {
+		if p.keys[kid] == nil && !all[keyRegion(kid)].verifies(kid, now) {
+			add(lines, kid, life)
+		}
+	}
+	return lines
 }
 
 // document returns what is to stand in the bucket under a key id, given that this happened to it.

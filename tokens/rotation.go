@@ -127,8 +127,8 @@ func (p *publicKeys) heir(line keyLine, wanted string, now time.Time) string {
 			return ""
 		}
 	}
-	held := (*p.signer.Load()).Public()
-	if _, ok := held[wanted]; ok {
+	held := p.known.Load().holds
+	if held[wanted] {
 		return wanted
 	}
 	best := ""

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -414,5 +415,60 @@ func copyKey(t *testing.T, from, to string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestTokensVerifyAcrossRegions has one region verify what another minted, by the key set that its
+// own token service publishes, with clocks that differ by up to the skew that is allowed for, and
+// more.
+func TestTokensVerifyAcrossRegions(t *testing.T) {
+	f := newKeyFleet(t)
+	f.serve(dublin)
+	abroad, _ := f.serve(singapore)
+	minted := f.start(dublin)
+	var set *api.KeySet
+	jetstreamtest.Eventually(t, 10*time.Second, "the key abroad", func() bool {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, abroad+"/.well-known/jwks.json", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := f.http.Do(req)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = resp.Body.Close() }()
+		var text bytes.Buffer
+		if _, err := text.ReadFrom(resp.Body); err != nil {
+			return false
+		}
+		set, err = api.ParseKeySet(text.Bytes())
+		if err != nil {
+			return false
+		}
+		_, known := set.Key(kidOf(minted.AccessToken))
+		return known
+	})
+	const issuer = "https://api.example.com"
+	v := api.Verifier{Key: set.Key, Issuer: issuer, Audience: issuer}
+	claims, err := v.Access(minted.AccessToken, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, expires := time.Unix(claims.IssuedAt, 0), claims.Expiry()
+	for _, test := range []struct {
+		name string
+		now  time.Time
+		want api.Code
+	}{
+		{"a clock 60 s behind", issued.Add(-api.Skew), ""},
+		{"a clock 61 s behind", issued.Add(-api.Skew - time.Second), api.CodeInvalidToken},
+		{"59 s past the end", expires.Add(api.Skew - time.Second), ""},
+		{"61 s past the end", expires.Add(api.Skew + time.Second), api.CodeTokenExpired},
+	} {
+		_, err := v.Access(minted.AccessToken, test.now)
+		var refusal *api.Error
+		if test.want == "" && err != nil || test.want != "" && (!errors.As(err, &refusal) || refusal.Code != test.want) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
 	}
 }
