@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -194,24 +195,32 @@ func (p *publicKeys) list(ctx context.Context, about string) KeysReply {
 			r.Keys = append(r.Keys, i)
 		}
 	}
-	slices.SortFunc(r.Keys, func(a, b KeyInfo) int {
-		if a.Region != b.Region {
-			if a.Region == r.Region || b.Region != r.Region && a.Region < b.Region {
-				return -1
-			}
-			return 1
-		}
-		if c := b.Since.Compare(a.Since); c != 0 {
-			return c
-		}
-		return strings.Compare(a.KID, b.KID)
-	})
+	slices.SortFunc(r.Keys, r.order)
 	if r.Waiting = p.waiting.Load(); r.Waiting == nil {
 		if kid := own.pending(now); kid != "" {
 			r.Waiting = &KeyWait{KID: kid, Since: own[kid].Wanted}
 		}
 	}
 	return r
+}
+
+// order sorts the own region's keys first, and of each region those with the latest news; when one
+// takes over from another, both have some.
+func (r *KeysReply) order(a, b KeyInfo) int {
+	first := func(a, b bool) int {
+		switch {
+		case a == b:
+			return 0
+		case a:
+			return -1
+		default:
+			return 1
+		}
+	}
+	return cmp.Or(
+		first(a.Region == r.Region, b.Region == r.Region), cmp.Compare(a.Region, b.Region),
+		b.Since.Compare(a.Since), first(a.State == KeySigning, b.State == KeySigning), cmp.Compare(a.KID, b.KID),
+	)
 }
 
 // refuse is an operator's request that cannot be met as things are.

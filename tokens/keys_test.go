@@ -4,14 +4,17 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/tokens"
@@ -328,5 +331,70 @@ func TestRotationsOneAfterAnother(t *testing.T) {
 		if !strings.Contains(w.Body.String(), fmt.Sprintf("%q", kid)) {
 			t.Errorf("the key set lacks %s: %s", kid, w.Body)
 		}
+	}
+}
+
+// kms is a Signer whose keys are elsewhere, and which may not answer.
+type kms struct {
+	ring atomic.Pointer[tokens.Keyring]
+	down atomic.Bool
+}
+
+func (k *kms) Public() map[string]ed25519.PublicKey { return k.ring.Load().Public() }
+func (k *kms) Signing() string                      { return k.ring.Load().Signing() }
+func (k *kms) Sign(kid string, data []byte) ([]byte, error) {
+	if k.down.Load() {
+		return nil, errors.New("the KMS does not answer")
+	}
+	return k.ring.Load().Sign(kid, data)
+}
+
+// TestKMS keeps the private keys behind an interface of two methods: a key that is added there is
+// rotated to by its id, and while it does not answer nothing is lost.
+func TestKMS(t *testing.T) {
+	a, _ := healthy(t, "eu-west-1-a", dublin)
+	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
+	first, second := newKey(t), newKey(t)
+	vault := &kms{}
+	vault.ring.Store(keyring(t, first))
+	reg := prometheus.NewRegistry()
+	s := f.service(func(c *tokens.Config) { c.Keys, c.Metrics = vault, reg })
+	run(t, s)
+	start := login(t, s)
+	vault.ring.Store(keyring(t, second, first)) // the order is of no account
+	next := vault.Signing()
+	jetstreamtest.Eventually(t, 10*time.Second, "the added key to be published", func() bool {
+		reply, err := about(t, s, tokens.MethodKeysList, nil)
+		return err == nil && len(reply.Keys) == 2 && reply.Signing != next
+	})
+	if _, err := about(t, s, tokens.MethodKeysRotate, tokens.RotateRequest{To: next}); err != nil {
+		t.Fatal(err)
+	}
+	jetstreamtest.Eventually(t, 10*time.Second, "the added key to sign", func() bool {
+		reply, err := about(t, s, tokens.MethodKeysList, nil)
+		return err == nil && reply.Signing == next
+	})
+	vault.down.Store(true)
+	refused(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: start.RefreshToken}, api.CodeUnavailable)
+	vault.down.Store(false)
+	after := granted(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: start.RefreshToken})
+	if !strings.HasPrefix(after.RefreshToken, strings.Split(signed(t, second, next, refreshClaims(time.Now())), ".")[0]) {
+		t.Errorf("the refresh token is not signed by %s: %s", next, after.RefreshToken)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, family := range families {
+		if m := family.GetMetric(); len(m) == 1 && m[0].GetGauge() != nil {
+			got[family.GetName()] = m[0].GetGauge().GetValue()
+		}
+	}
+	if age, ok := got["berth_signing_key_age_seconds"]; !ok || age < 0 || age > 60 {
+		t.Errorf("the signing key is %g s old by its metric", age)
+	}
+	if waiting, ok := got["berth_key_rotation_waiting_seconds"]; !ok || waiting != 0 || got["berth_key_rotation_missing"] != 0 {
+		t.Errorf("a rotation waits by the metrics: %v", got)
 	}
 }

@@ -87,6 +87,9 @@ func (p *publicKeys) rotate(ctx context.Context) {
 		return
 	}
 	wait := &KeyWait{KID: kid, Since: line[kid].Wanted}
+	if wait.Since.IsZero() { // nobody asked for it, but no other signs
+		wait.Since = now
+	}
 	if !urgent {
 		p.obstacles(ctx, wait)
 	}
@@ -95,28 +98,34 @@ func (p *publicKeys) rotate(ctx context.Context) {
 		p.warn(ctx, wait)
 		return
 	}
-	if err := p.giveWord(ctx, kid, urgent); err != nil {
+	given, err := p.giveWord(ctx, kid, urgent)
+	if err != nil {
 		wait.Fault = "it could not be given the word: " + err.Error()
 		p.waiting.Store(wait)
 		p.warn(ctx, wait)
 		return
 	}
 	p.waiting.Store(nil)
-	p.log.LogAttrs(ctx, slog.LevelInfo, "a new key signs", slog.String("kid", kid), slog.Bool("at_once", urgent))
+	if given { // and not by another service of the region
+		p.log.LogAttrs(ctx, slog.LevelInfo, "a new key signs", slog.String("kid", kid), slog.Bool("at_once", urgent))
+	}
 }
 
 // giveWord has a key sign: in a moment, so that all have heard it, or at once where no key signs,
-// for then, as with a region's first key, there is nothing to wait for.
-func (p *publicKeys) giveWord(ctx context.Context, kid string, urgent bool) error {
-	return p.change(ctx, kid, func(life *api.KeyLife) {
-		if life.Signs.IsZero() && life.Revoked.IsZero() {
-			at := time.Now()
-			if !urgent {
-				at = at.Add(signNotice)
-			}
-			life.Signs = moment(at)
+// for then, as with a region's first key, there is nothing to wait for. given says that it was this
+// call that did so.
+func (p *publicKeys) giveWord(ctx context.Context, kid string, urgent bool) (given bool, err error) {
+	err = p.change(ctx, kid, func(life *api.KeyLife) {
+		if given = life.Signs.IsZero() && life.Revoked.IsZero(); !given {
+			return
 		}
+		at := time.Now()
+		if !urgent {
+			at = at.Add(signNotice)
+		}
+		life.Signs = moment(at)
 	})
+	return given, err
 }
 
 // heir returns the key to sign where none does: the wanted one if it is held here, else the

@@ -48,7 +48,11 @@ func newKeyFleet(t *testing.T) *keyFleet {
 	}
 	t.Cleanup(f.http.CloseIdleConnections)
 	for region := range f.nats.Regions {
-		conn := jetstreamtest.Provisioned(t, f.nats.Regions[region].ClientURL())
+		conn := jetstreamtest.Dial(t, f.nats.Regions[region].ClientURL())
+		// In memory: a slow disk is not what these tests are about.
+		if err := conn.Provision(t.Context(), jetstream.Topology{Memory: true}); err != nil {
+			t.Fatal(err)
+		}
 		for other := range f.nats.Regions {
 			s := events.Server{
 				Server: other + "-a", Region: other, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
@@ -78,7 +82,7 @@ func (f *keyFleet) serve(region string, file ...string) (url string, stop func()
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
 		ended <- service.RunTokens(ctx, service.TokensConfig{
-			NATS:   jetstream.Config{URL: f.nats.Regions[region].ClientURL(), Region: region},
+			NATS: jetstream.Config{URL: f.nats.Regions[region].ClientURL(), Region: region}, Topology: jetstream.Topology{Memory: true},
 			Listen: "127.0.0.1:0", Issuer: "https://api.example.com", KeyFile: append(file, f.files[region])[0],
 			Ready: func(url, _ string) { ready <- url }, Log: jetstreamtest.Log(f.t),
 		})
@@ -169,6 +173,8 @@ func (f *keyFleet) refresh(url, token string) (int, api.TokensReply, string) {
 		f.t.Error(err)
 		return 0, api.TokensReply{}, ""
 	}
+	// A refresh may be repeated, and is where a kept connection turns out to be closed.
+	req.Header.Set("Idempotency-Key", token[len(token)-16:])
 	resp, err := f.http.Do(req)
 	if err != nil {
 		return 0, api.TokensReply{}, err.Error()
@@ -208,11 +214,6 @@ func TestRotationUnderLoad(t *testing.T) {
 	jetstreamtest.Eventually(t, 10*time.Second, "the key to be known in both regions", func() bool {
 		return stateOf(f.list(singapore), old) == tokens.KeySigning
 	})
-	first := f.start(dublin)
-	if kidOf(first.RefreshToken) != old {
-		t.Fatalf("signed by %s, want %s", kidOf(first.RefreshToken), old)
-	}
-
 	const clients = 100
 	var requests, failed atomic.Int64
 	var target atomic.Pointer[string]
@@ -220,7 +221,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	for i := range clients {
 		token := f.start(dublin).RefreshToken
 		load.Go(func() {
-			pace := time.NewTicker(150 * time.Millisecond)
+			pace := time.NewTicker(500 * time.Millisecond)
 			defer pace.Stop()
 			for k := i; ; k++ {
 				status, reply, text := f.refresh(urls[k%len(urls)], token)
@@ -241,6 +242,11 @@ func TestRotationUnderLoad(t *testing.T) {
 				}
 			}
 		})
+	}
+	// What is repeated is young enough for it at the end, also on a slow machine.
+	first := f.start(dublin)
+	if kidOf(first.RefreshToken) != old {
+		t.Fatalf("signed by %s, want %s", kidOf(first.RefreshToken), old)
 	}
 	var before []string
 	replay := func() {
@@ -361,15 +367,50 @@ func TestCompromisedKey(t *testing.T) {
 		t.Errorf("retired again: %+v", again)
 	}
 	for _, bad := range []struct{ kid, want string }{
-		{"eu-west-1.none", "has no key"}, {singapore + ".x", "not of region"}, {"", ""},
+		{"eu-west-1.none", "has no key"}, {singapore + ".x", "not of region"},
 	} {
-		if bad.want == "" {
-			continue
-		}
 		if _, err := f.ask(dublin, tokens.MethodKeysRetire, tokens.RetireRequest{KID: bad.kid}); err == nil || !strings.Contains(err.Error(), bad.want) {
 			t.Errorf("retire %q: %v, want %q", bad.kid, err, bad.want)
 		}
 	}
+}
+
+// TestCompromisedKeyWhileARegionIsAway ends a key while the other region is cut off: that is named,
+// and it refuses the key once it is back.
+func TestCompromisedKeyWhileARegionIsAway(t *testing.T) {
+	f := newKeyFleet(t)
+	f.serve(dublin)
+	abroad, _ := f.serve(singapore)
+	old := f.list(dublin).Signing
+	first := f.start(dublin)
+	jetstreamtest.Eventually(t, 10*time.Second, "the key to be known abroad", func() bool {
+		return stateOf(f.list(singapore), old) == tokens.KeySigning
+	})
+	f.nats.Links[singapore].Cut()
+	reply := f.must(dublin, tokens.MethodKeysRetire, tokens.RetireRequest{KID: old})
+	if len(reply.Warnings) != 1 || !strings.Contains(reply.Warnings[0], singapore+" cannot be told yet") {
+		t.Errorf("warnings: %q", reply.Warnings)
+	}
+	jetstreamtest.Eventually(t, 10*time.Second, "another key to sign without the region", func() bool {
+		got := f.list(dublin).Signing
+		return got != "" && got != old
+	})
+	if status, _, text := f.refresh(abroad, first.RefreshToken); status != http.StatusServiceUnavailable {
+		t.Errorf("while cut off: status %d: %s", status, text)
+	}
+	f.nats.Links[singapore].Heal()
+	jetstreamtest.Eventually(t, 20*time.Second, "the region to refuse the key", func() bool {
+		status, _, _ := f.refresh(abroad, first.RefreshToken)
+		return status == http.StatusUnauthorized
+	})
+	jetstreamtest.Eventually(t, 10*time.Second, "the region to be known to know", func() bool {
+		for _, k := range f.list(dublin).Keys {
+			if k.KID == old {
+				return len(k.MissingIn) == 0
+			}
+		}
+		return false
+	})
 }
 
 // TestServiceWithoutTheNewKey runs two services of a region on copies of the key file: a rotation
