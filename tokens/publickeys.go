@@ -158,7 +158,7 @@ func (p *publicKeys) signing(now time.Time) (string, error) {
 		return "", errors.New("no key signs: the last one was revoked; make another with: berth keys rotate")
 	}
 	if !p.known.Load().holds[kid] {
-		return "", fmt.Errorf("key %s signs in region %s, and %s does not hold it; copy the key file of a token service that does",
+		return "", fmt.Errorf("key %s signs in region %s, and %s does not hold it; copy the key file of a token service that does, or see: docs/keys.md",
 			kid, p.cfg.Region, place(signer))
 	}
 	return kid, nil

@@ -176,10 +176,15 @@ func (p *publicKeys) obstacles(ctx context.Context, wait *KeyWait) {
 		wait.Fault = err.Error()
 		return
 	}
+	signing, able := p.own().signing(time.Now()), false
 	for _, h := range holders {
+		able = able || slices.Contains(h.KIDs, signing)
 		if !slices.Contains(h.KIDs, wait.KID) {
 			wait.Services = append(wait.Services, h.Service)
 		}
+	}
+	if !able { // the signing key is lost: nothing could be signed while other regions are waited for
+		return
 	}
 	edges, ok := p.edges()
 	if !ok {

@@ -219,9 +219,9 @@ func TestRotationUnderLoad(t *testing.T) {
 	var target atomic.Pointer[string]
 	var load sync.WaitGroup
 	for i := range clients {
-		token := f.start(dublin).RefreshToken
+		token := f.start(dublin).RefreshToken // one after another, so that they do not come all at once
 		load.Go(func() {
-			pace := time.NewTicker(500 * time.Millisecond)
+			pace := time.NewTicker(1500 * time.Millisecond)
 			defer pace.Stop()
 			for k := i; ; k++ {
 				status, reply, text := f.refresh(urls[k%len(urls)], token)
@@ -511,5 +511,47 @@ func TestTokensVerifyAcrossRegions(t *testing.T) {
 		if test.want == "" && err != nil || test.want != "" && (!errors.As(err, &refusal) || refusal.Code != test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
 		}
+	}
+}
+
+// TestLostKeyFile starts a region's token service with a new key file, for the old one is lost, while
+// the other region is out of reach: it serves nobody, and says why, until an operator has it rotate.
+func TestLostKeyFile(t *testing.T) {
+	f := newKeyFleet(t)
+	_, stop := f.serve(dublin)
+	old := f.list(dublin).Signing
+	first := f.start(dublin)
+	stop()
+	f.nats.Links[singapore].Cut()
+	lost := filepath.Join(t.TempDir(), "lost.key")
+	if err := tokens.GenerateKey(lost); err != nil {
+		t.Fatal(err)
+	}
+	f.files[dublin] = lost
+	served := make(chan string, 1)
+	go func() {
+		url, _ := f.serve(dublin)
+		served <- url
+	}()
+	var spare string
+	jetstreamtest.Eventually(t, 10*time.Second, "the new key to be published", func() bool {
+		reply, err := f.ask(dublin, tokens.MethodKeysList, nil)
+		if err != nil {
+			return false
+		}
+		for _, k := range reply.Keys {
+			if k.State == tokens.KeyPublished {
+				spare = k.KID
+			}
+		}
+		return spare != "" && reply.Signing == old
+	})
+	jetstreamtest.Eventually(t, 10*time.Second, "the rotation to be noted", func() bool {
+		_, err := f.ask(dublin, tokens.MethodKeysRotate, tokens.RotateRequest{To: spare})
+		return err == nil
+	})
+	url := <-served
+	if status, next, text := f.refresh(url, first.RefreshToken); status != http.StatusOK || kidOf(next.RefreshToken) != spare {
+		t.Errorf("a session of the lost key: status %d: %s", status, text)
 	}
 }

@@ -85,6 +85,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base, inner := errgroup.WithContext(inner)
 	base.Go(func() error { return servers.Run(inner) })
 	base.Go(func() error { return service.Run(inner) })
+	base.Go(func() error { return conn.Serve(inner, keysService(c.NATS.Region, service.KeyMethods())) })
 	clocks := &clock{skew: conn.Skew, log: c.log()}
 	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
@@ -175,6 +176,5 @@ func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfi
 			},
 		})
 	}
-	cfg.Endpoints = append(cfg.Endpoints, keyEndpoints(c.NATS.Region, service.KeyMethods())...)
 	return cfg
 }
