@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -61,6 +63,7 @@ func (p *publicKeys) exchange(ctx context.Context) {
 			asked = now
 		}
 		p.rotate(ctx)
+		p.tellRevoked(ctx, p.own())
 		select {
 		case <-ctx.Done():
 			return
@@ -113,6 +116,9 @@ func (p *publicKeys) begin(ctx context.Context) error {
 		return nil
 	}
 	kid := (*p.signer.Load()).Signing()
+	if !p.known.Load().holds[kid] {
+		return fmt.Errorf("there is no key to sign with: %s holds none", place(*p.signer.Load()))
+	}
 	return p.change(ctx, kid, func(life *api.KeyLife) {
 		if life.Signs.IsZero() {
 			life.Signs = moment(time.Now())
@@ -127,16 +133,20 @@ func (p *publicKeys) askView(ctx context.Context, all bool) bool {
 	if view == nil {
 		return false
 	}
-	answered := true
+	var silent atomic.Bool
+	var wg sync.WaitGroup
 	for _, r := range view.Regions {
 		if r.Name == p.cfg.Region || (!all && p.knows(r.Name)) {
 			continue
 		}
-		if err := p.askRegion(ctx, r.Name); err != nil {
-			answered = false
-		}
+		wg.Go(func() {
+			if p.askRegion(ctx, r.Name) != nil {
+				silent.Store(true)
+			}
+		})
 	}
-	return answered
+	wg.Wait()
+	return !silent.Load()
 }
 
 // knows reports whether any key of a region is known.
@@ -177,10 +187,10 @@ func (p *publicKeys) fetch(ctx context.Context, kid string, now time.Time) bool 
 	return known
 }
 
-// refetch asks a region of the view for its keys, at most once a second.
-func (p *publicKeys) refetch(ctx context.Context, region string, now time.Time) {
+// refetch asks a region of the view for its keys, at most once a second. It reports whether it did.
+func (p *publicKeys) refetch(ctx context.Context, region string, now time.Time) bool {
 	if region == p.cfg.Region || !events.ValidToken(region) || !p.inView(region) {
-		return
+		return false
 	}
 	p.mu.Lock()
 	pause := now.Sub(p.asked[region]) < unknownKeyPause
@@ -192,6 +202,7 @@ func (p *publicKeys) refetch(ctx context.Context, region string, now time.Time) 
 		// The answer is for all who wait, so the end of the first one's request does not end it.
 		_ = p.askRegion(context.WithoutCancel(ctx), region) // what matters is what is known afterwards
 	}
+	return !pause
 }
 
 // inView bounds what a forged key id can make this service ask for.

@@ -150,6 +150,16 @@ func (l keyLine) maySign(kid string, now time.Time) bool {
 	return until.IsZero() || now.Before(until.Add(sessions.Window+replaySlack))
 }
 
+// coming returns the key that has the word and signs in a moment, "" for none.
+func (l keyLine) coming(now time.Time) string {
+	for kid, life := range l {
+		if life.Signs.After(now) && life.Signs.Before(now.Add(2*signNotice)) && life.Revoked.IsZero() {
+			return kid
+		}
+	}
+	return ""
+}
+
 // pending returns the key that is to sign next by an operator's word, "" for none. A wish of
 // before the newest key took the word was overtaken by it.
 func (l keyLine) pending(now time.Time) string {

@@ -41,38 +41,6 @@ const (
 	maxLive        = 32
 )
 
-// KeyInfo is a key as a token service knows it.
-type KeyInfo struct {
-	KID    string   `json:"kid"`
-	Region string   `json:"region"`
-	State  KeyState `json:"state"`
-	// Since is when it came to its state.
-	Since time.Time `json:"since,omitzero"`
-	// SignsUntil is when another key took over, VerifiesUntil when nothing it signed is good any
-	// more; zero: open.
-	SignsUntil    time.Time `json:"signs_until,omitzero"`
-	VerifiesUntil time.Time `json:"verifies_until,omitzero"`
-	// KnownBy are the other regions that know of it as it is, MissingIn those that have not said
-	// so; of the own region's keys only.
-	KnownBy   []string `json:"known_by,omitempty"`
-	MissingIn []string `json:"missing_in,omitempty"`
-}
-
-// KeysReply answers the methods for operators.
-type KeysReply struct {
-	// Region is the region asked.
-	Region string `json:"region"`
-	// Signing is the key that signs, empty if none does.
-	Signing string `json:"signing,omitempty"`
-	// KID is the key that the request was about; of a rotation, the new one.
-	KID string `json:"kid,omitempty"`
-	// Waiting says what the rotation under way waits for; nil: none is.
-	Waiting *KeyWait  `json:"waiting,omitempty"`
-	Keys    []KeyInfo `json:"keys"`
-	// Warnings are for people.
-	Warnings []string `json:"warnings,omitempty"`
-}
-
 // RotateRequest asks for a new signing key.
 type RotateRequest struct {
 	// To is a key that the services hold already. Empty: one of them makes a key.
@@ -141,7 +109,13 @@ func (p *publicKeys) answerKnown(ctx context.Context, q keysKnown) (keysKnown, e
 	}
 	reply := p.inBucket(q)
 	if len(reply.Known) < len(q.Known) || len(reply.Revoked) < len(q.Revoked) {
-		p.refetch(ctx, q.Region, time.Now())
+		if !p.refetch(ctx, q.Region, time.Now()) { // it was asked a moment ago, perhaps before there was news
+			select {
+			case <-ctx.Done():
+			case <-time.After(unknownKeyPause):
+				p.refetch(ctx, q.Region, time.Now())
+			}
+		}
 		reply = p.inBucket(q)
 	}
 	return reply, nil
@@ -164,65 +138,6 @@ func (p *publicKeys) inBucket(q keysKnown) keysKnown {
 	return reply
 }
 
-// list returns all keys that are known, the own region's with what other regions know of them.
-func (p *publicKeys) list(ctx context.Context, about string) KeysReply {
-	now := time.Now()
-	known, own := p.known.Load(), p.own()
-	r := KeysReply{Region: p.cfg.Region, Signing: own.signing(now), KID: about, Keys: []KeyInfo{}}
-	edges, _ := p.edges()
-	var kids []string
-	for kid := range own {
-		if own.verifies(kid, now) {
-			kids = append(kids, kid)
-		}
-	}
-	p.lacking(ctx, edges, kids, revokedKeys(own)) // what they said is noted
-	for region, line := range known.lines {
-		for kid := range line {
-			i := KeyInfo{
-				KID: kid, Region: region, State: line.state(kid, now), Since: line.since(kid, now),
-				SignsUntil: line.signsUntil(kid), VerifiesUntil: line.verifiesUntil(kid),
-			}
-			if region == p.cfg.Region && i.State != KeyGone {
-				for _, edge := range edges {
-					if i.State == KeyRevoked && p.heard(edge, nil, []string{kid}) || i.State != KeyRevoked && p.heard(edge, []string{kid}, nil) {
-						i.KnownBy = append(i.KnownBy, edge)
-					} else {
-						i.MissingIn = append(i.MissingIn, edge)
-					}
-				}
-			}
-			r.Keys = append(r.Keys, i)
-		}
-	}
-	slices.SortFunc(r.Keys, r.order)
-	if r.Waiting = p.waiting.Load(); r.Waiting == nil {
-		if kid := own.pending(now); kid != "" {
-			r.Waiting = &KeyWait{KID: kid, Since: own[kid].Wanted}
-		}
-	}
-	return r
-}
-
-// order sorts the own region's keys first, and of each region those with the latest news; when one
-// takes over from another, both have some.
-func (r *KeysReply) order(a, b KeyInfo) int {
-	first := func(a, b bool) int {
-		switch {
-		case a == b:
-			return 0
-		case a:
-			return -1
-		default:
-			return 1
-		}
-	}
-	return cmp.Or(
-		first(a.Region == r.Region, b.Region == r.Region), cmp.Compare(a.Region, b.Region),
-		b.Since.Compare(a.Since), first(a.State == KeySigning, b.State == KeySigning), cmp.Compare(a.KID, b.KID),
-	)
-}
-
 // refuse is an operator's request that cannot be met as things are.
 func refuse(format string, args ...any) error {
 	return &registry.Refusal{Code: registry.RefusedConflict, Detail: fmt.Sprintf(format, args...)}
@@ -235,6 +150,9 @@ func (p *publicKeys) startRotation(ctx context.Context, q RotateRequest) (KeysRe
 	}
 	now := time.Now()
 	line := p.own()
+	if kid := line.coming(now); kid != "" && (q.To == "" || q.To == kid) {
+		return p.list(ctx, kid), nil
+	}
 	if kid := line.pending(now); kid != "" {
 		if q.To != "" && q.To != kid {
 			return KeysReply{}, refuse("a rotation to %s is under way; let it end first, or give it up with: berth keys retire --now %s", kid, kid)
@@ -261,7 +179,8 @@ func (p *publicKeys) startRotation(ctx context.Context, q RotateRequest) (KeysRe
 		return KeysReply{}, err
 	}
 	p.wake()
-	return p.list(ctx, kid), nil
+	// Of two rotations begun at once the earlier goes on.
+	return p.list(ctx, cmp.Or(p.own().pending(now), kid)), nil
 }
 
 // revoke marks a key as revoked.
@@ -363,14 +282,15 @@ func (p *publicKeys) retire(ctx context.Context, q RetireRequest) (KeysReply, er
 			slog.String("kid", kid), slog.String("by", q.By))
 	}
 	p.rotate(ctx)
-	if _, known := p.edges(); !known {
+	edges, known := p.edges()
+	if !known {
 		warnings = append(warnings, "the other regions are not known yet; they are told as soon as they are")
 	}
 	if missing := p.tellRevoked(ctx, p.own()); len(missing) > 0 {
 		warnings = append(warnings, fmt.Sprintf("%s cannot be told yet and may still honour what %s signed; told as soon as in reach", strings.Join(missing, ", "), kid))
 	}
 	p.wake()
-	r := p.list(ctx, kid)
+	r := p.heardList(kid, edges)
 	r.Warnings = warnings
 	return r, nil
 }

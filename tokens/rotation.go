@@ -76,7 +76,6 @@ func (p *publicKeys) rotate(ctx context.Context) {
 	if !p.known.Load().complete || !line.begun() {
 		return
 	}
-	p.tellRevoked(ctx, line)
 	kid := line.pending(now)
 	urgent := line.signing(now) == ""
 	if urgent {
@@ -131,10 +130,8 @@ func (p *publicKeys) giveWord(ctx context.Context, kid string, urgent bool) (giv
 // heir returns the key to sign where none does: the wanted one if it is held here, else the
 // newest that is held and never signed. A key that is about to sign is waited for.
 func (p *publicKeys) heir(line keyLine, wanted string, now time.Time) string {
-	for _, life := range line {
-		if life.Signs.After(now) && life.Signs.Before(now.Add(2*signNotice)) && life.Revoked.IsZero() {
-			return ""
-		}
+	if line.coming(now) != "" {
+		return ""
 	}
 	held := p.known.Load().holds
 	if held[wanted] {
@@ -196,20 +193,19 @@ func (p *publicKeys) obstacles(ctx context.Context, wait *KeyWait) {
 
 // edges returns the regions that have to know a key before it signs, and whether they are known.
 func (p *publicKeys) edges() ([]string, bool) {
-	if p.cfg.Edges != nil {
-		return p.cfg.Edges(), true
-	}
-	view := p.cfg.View()
-	if view == nil {
-		return nil, false
-	}
 	var edges []string
-	for _, r := range view.Regions {
-		if r.Name != p.cfg.Region {
+	if p.cfg.Edges != nil {
+		edges = slices.Clone(p.cfg.Edges())
+	} else {
+		view := p.cfg.View()
+		if view == nil {
+			return nil, false
+		}
+		for _, r := range view.Regions {
 			edges = append(edges, r.Name)
 		}
 	}
-	return edges, true
+	return slices.DeleteFunc(edges, func(r string) bool { return r == p.cfg.Region }), true
 }
 
 // lacking asks those of the regions that have not said yet that they know the keys, and know of

@@ -108,7 +108,7 @@ func (c *keysRotateCmd) Run(p *program) error {
 	}
 	return operateKeys(p, c.natsFlags, func(ctx context.Context, o *keyOperator) error {
 		if c.Compromised {
-			return o.retire(ctx, p, tokens.RetireRequest{By: self()}, c.JSON)
+			return o.retireSigning(ctx, p, c.JSON)
 		}
 		var reply tokens.KeysReply
 		if err := o.ask(ctx, tokens.MethodKeysRotate, tokens.RotateRequest{To: c.To, By: self()}, &reply); err != nil {
@@ -126,7 +126,7 @@ func (c *keysRotateCmd) watch(p *program, o *keyOperator, reply tokens.KeysReply
 	kid, old, told := reply.KID, reply.Signing, ""
 	fmt.Fprintf(p.stderr, "rotating to %s\n", kid)
 	deadline := time.Now().Add(c.Wait)
-	for reply.Signing != kid {
+	for reply.Signing == old && old != kid {
 		if now := progress(reply); now != told {
 			fmt.Fprintf(p.stderr, "%s: %s\n", kid, now)
 			told = now
@@ -167,6 +167,9 @@ func (c *keysRotateCmd) finish(p *program, reply tokens.KeysReply, kid, old stri
 		if err := printJSON(p, reply); err != nil {
 			return err
 		}
+	}
+	if reply.Signing != kid && reply.Signing != old {
+		return fmt.Errorf("another rotation came first: %s signs now; see: berth keys list", cmp.Or(reply.Signing, "no key"))
 	}
 	if reply.Signing != kid && c.Wait > 0 {
 		return fmt.Errorf("%s does not sign yet after %s: %s; %s signs on, and the rotation goes on by itself, see: berth keys list",
@@ -247,6 +250,23 @@ func (o *keyOperator) ask(ctx context.Context, method string, request, reply any
 func (o *keyOperator) list(ctx context.Context) (reply tokens.KeysReply, err error) {
 	err = o.ask(ctx, tokens.MethodKeysList, struct{}{}, &reply)
 	return reply, err
+}
+
+// retireSigning revokes the key that signs. It is named first: asked for once more, "the key that
+// signs" would be its successor.
+func (o *keyOperator) retireSigning(ctx context.Context, p *program, asJSON bool) error {
+	reply, err := o.list(ctx)
+	if err != nil {
+		return err
+	}
+	if reply.Signing == "" {
+		return fmt.Errorf("no key signs in region %s; make one with: berth keys rotate", reply.Region)
+	}
+	fmt.Fprintf(p.stderr, "retiring %s\n", reply.Signing)
+	if err := o.retire(ctx, p, tokens.RetireRequest{KID: reply.Signing, By: self()}, asJSON); err != nil {
+		return fmt.Errorf("%w; to try again: berth keys retire --now %s", err, reply.Signing)
+	}
+	return nil
 }
 
 // retire revokes a key and says what that means.

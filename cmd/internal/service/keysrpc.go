@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/tokens"
 )
@@ -16,11 +15,7 @@ import (
 const maxKeyRequests = 16
 
 // TokensMethod returns the subject of a method of a region's token services.
-func TokensMethod(region, method string) string {
-	return events.Subject{
-		Kind: events.KindRPC, Service: "tokens", Jurisdiction: events.GlobalJurisdiction, Region: region, Method: method,
-	}.String()
-}
+func TokensMethod(region, method string) string { return globalMethod("tokens", region, method) }
 
 // keysService is the NATS service by which a region's keys are rotated. A token service answers there
 // from its start on, also while it lacks the key to sign with and serves nobody else. It answers
