@@ -163,6 +163,10 @@ func LeafDenials(others []string) []string {
 		deny = append(deny, Prefix+string(k)+".>")
 	}
 	deny = append(deny, "$SYS.>") // whose connections come and go, and who asks who it is
+	// Who signs in a region is not for another to say: it could log everybody out.
+	for _, method := range []string{"keys_rotate", "keys_retire"} {
+		deny = append(deny, Prefix+string(KindRPC)+".tokens.*.*."+method)
+	}
 	for _, j := range others {
 		deny = append(deny,
 			Prefix+string(KindRPC)+".*."+j+".>",

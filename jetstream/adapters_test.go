@@ -1,8 +1,11 @@
 package jetstream_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens"
 )
 
 func TestServersAreFenced(t *testing.T) {
@@ -144,35 +148,106 @@ func TestRecordsAreSessions(t *testing.T) {
 	}
 }
 
-func TestKeysAreNeverOverwritten(t *testing.T) {
+// TestKeyDocuments writes a key's document by compare-and-swap, reads it back and follows it.
+func TestKeyDocuments(t *testing.T) {
 	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
 	k := c.Keys()
-	for range 2 {
-		if err := k.Put(t.Context(), "eu-west-1.abc", []byte("{}")); err != nil {
-			t.Fatal(err)
-		}
+	const kid = "eu-west-1.abc"
+	if document, revision, err := k.Get(t.Context(), kid); document != nil || revision != 0 || err != nil {
+		t.Errorf("nothing: %q, %d, %v", document, revision, err)
 	}
-	if err := k.Put(t.Context(), "eu-west-1.abc", []byte("{ }")); err == nil {
-		t.Error("another key under the same id: no error")
+	if err := k.Put(t.Context(), kid, []byte("{}"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Put(t.Context(), kid, []byte("{ }"), 0); !errors.Is(err, tokens.ErrKeyChanged) {
+		t.Errorf("over what is there: %v, want ErrKeyChanged", err)
+	}
+	document, revision, err := k.Get(t.Context(), kid)
+	if string(document) != "{}" || err != nil {
+		t.Fatalf("got %q, %v", document, err)
+	}
+	if err := k.Put(t.Context(), kid, []byte("{  }"), revision); err != nil {
+		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	got := make(chan string, 1)
+	got := make(chan string, 8)
 	done := make(chan error, 1)
 	go func() {
-		done <- k.Watch(ctx, func(kid string, document []byte) { got <- kid + string(document) })
+		done <- k.Watch(ctx, func(documents map[string][]byte, complete bool) {
+			for kid, document := range documents {
+				got <- fmt.Sprint(kid, " ", string(document), " ", document == nil, " ", complete)
+			}
+		})
 	}()
-	select {
-	case text := <-got:
-		if text != "eu-west-1.abc{}" {
-			t.Errorf("got %s", text)
+	await := func(want string) {
+		t.Helper()
+		select {
+		case text := <-got:
+			if text != want {
+				t.Errorf("got %s, want %s", text, want)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s did not come", want)
 		}
-	case <-time.After(5 * time.Second):
-		t.Error("the key did not come")
 	}
+	await(kid + " {  } false true")
+	if _, revision, err = k.Get(t.Context(), kid); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Bucket(jetstream.BucketKeys).Delete(t.Context(), kid, revision); err != nil {
+		t.Fatal(err)
+	}
+	await(kid + "  true false")
 	cancel()
 	if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// TestGather asks all instances of a service, of which one fails, and a service that nobody is.
+func TestGather(t *testing.T) {
+	url := jetstreamtest.Shared(t)
+	asker := jetstreamtest.Provisioned(t, url)
+	const subject = "berth.v1.rpc.tokens.global.eu-west-1.keys_held"
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if got, err := asker.Gather(ctx, subject, nil); len(got) != 0 || err != nil || ctx.Err() != nil {
+		t.Errorf("of nobody: %q, %v, %v", got, err, ctx.Err())
+	}
+	serving, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 3)
+	var started sync.WaitGroup
+	for i := range 3 {
+		started.Add(1)
+		conn := jetstreamtest.Dial(t, url)
+		go func() {
+			ended <- conn.Serve(serving, jetstream.ServiceConfig{
+				Name: "holder", Version: "1.0.0", Started: started.Done,
+				Endpoints: []jetstream.Endpoint{{Name: "held", Subject: subject, Every: true, Handler: func(context.Context, jetstream.Request) jetstream.Reply {
+					if i == 2 {
+						return jetstream.ErrorReply("500", "no")
+					}
+					return jetstream.Reply{Data: []byte{'0' + byte(i)}}
+				}}},
+			})
+		}()
+	}
+	defer func() {
+		stop()
+		for range 3 {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	started.Wait()
+	ask, end := context.WithTimeout(t.Context(), time.Second)
+	defer end()
+	got, err := asker.Gather(ask, subject, nil)
+	slices.SortFunc(got, bytes.Compare)
+	if diff := cmp.Diff([][]byte{{'0'}, {'1'}}, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
 

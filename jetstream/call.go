@@ -46,6 +46,51 @@ func (c *Conn) Call(ctx context.Context, subject string, header map[string][]str
 	return Reply{Header: answer.Header, Data: answer.Data}, nil
 }
 
+const (
+	// maxGathered bounds how many answers one question may bring.
+	maxGathered = 1024
+	// noResponders is the status by which NATS says that nobody serves a subject.
+	noResponders = "503"
+)
+
+// Gather sends a request to all who serve subject, where each of them gets it (Endpoint.Every), and returns the data of the
+// answers that come until ctx ends, at most 10 s. Service errors count as no answer. It returns at once, with nothing, where
+// nobody serves the subject.
+func (c *Conn) Gather(ctx context.Context, subject string, data []byte) ([][]byte, error) {
+	ctx, cancel := within(ctx, defaultTimeout)
+	defer cancel()
+	inbox := c.nc.NewRespInbox()
+	answers, err := c.nc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", subject, callFault(err))
+	}
+	defer func() { _ = answers.Unsubscribe() }() // it ends with the connection in any case
+	msg := &nats.Msg{Subject: subject, Reply: inbox, Data: data, Header: nats.Header{}}
+	if at, ok := ctx.Deadline(); ok {
+		msg.Header[api.HeaderDeadline] = []string{at.UTC().Format(time.RFC3339Nano)}
+	}
+	if err := c.nc.PublishMsg(msg); err != nil {
+		return nil, fmt.Errorf("ask %s: %w", subject, callFault(err))
+	}
+	var all [][]byte
+	for len(all) < maxGathered {
+		answer, err := answers.NextMsgWithContext(ctx)
+		switch {
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrNoResponders):
+			return all, nil
+		case err != nil:
+			return nil, fmt.Errorf("ask %s: %w", subject, callFault(err))
+		case len(answer.Data) == 0: // nobody serves it, or nothing is said
+			if len(all) == 0 && answer.Header.Get("Status") == noResponders {
+				return nil, nil
+			}
+		case answer.Header.Get(micro.ErrorCodeHeader) == "":
+			all = append(all, answer.Data)
+		}
+	}
+	return all, nil
+}
+
 // callFault makes the NATS client's errors into ours.
 func callFault(err error) error {
 	switch {

@@ -1,7 +1,6 @@
 package jetstream
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,13 +8,13 @@ import (
 
 	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/tokens"
-	"github.com/berthhq/berth/tokens/api"
 )
 
 var (
 	_ tokens.KeyBucket = (*Keys)(nil)
 	_ tokens.Bus       = (*Conn)(nil)
 	_ tokens.Caller    = Caller{}
+	_ tokens.Peers     = Caller{}
 )
 
 // Keys is the bucket berth_keys: the public keys that the region knows.
@@ -27,45 +26,35 @@ type Keys struct {
 // Keys returns the region's bucket of public keys.
 func (c *Conn) Keys() *Keys { return &Keys{conn: c, bucket: c.Bucket(BucketKeys)} }
 
-// Put implements tokens.KeyBucket. A key id that stands for another key is never overwritten.
-func (k *Keys) Put(ctx context.Context, kid string, document []byte) error {
-	_, err := k.bucket.Put(ctx, kid, document, 0, 0)
-	if !errors.Is(err, ErrConflict) {
-		return err
+// Get implements tokens.KeyBucket.
+func (k *Keys) Get(ctx context.Context, kid string) (document []byte, revision uint64, err error) {
+	v, err := k.bucket.Get(ctx, kid)
+	if errors.Is(err, ErrNotFound) {
+		return nil, 0, nil
 	}
-	have, err := k.bucket.Get(ctx, kid)
-	switch {
-	case err != nil:
-		return err
-	case !sameKey(kid, have.Data, document):
-		return fmt.Errorf("store key %s: the bucket holds another one", kid)
-	}
-	return nil
+	return v.Data, v.Revision, err
 }
 
-// sameKey reports whether two documents hold one key under the id, however they are written.
-func sameKey(kid string, a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
+// Put implements tokens.KeyBucket.
+func (k *Keys) Put(ctx context.Context, kid string, document []byte, revision uint64) error {
+	_, err := k.bucket.Put(ctx, kid, document, revision, 0)
+	if errors.Is(err, ErrConflict) {
+		return fmt.Errorf("%w: %w", tokens.ErrKeyChanged, err)
 	}
-	one, errOne := api.ParseKeySet(a)
-	two, errTwo := api.ParseKeySet(b)
-	if errOne != nil || errTwo != nil {
-		return false
-	}
-	key, ok := one.Key(kid)
-	other, too := two.Key(kid)
-	return ok && too && key.Equal(other)
+	return err
 }
 
 // Watch implements tokens.KeyBucket.
-func (k *Keys) Watch(ctx context.Context, fn func(kid string, document []byte)) error {
-	return k.conn.Watch(ctx, BucketKeys, func(entries []registry.Entry, _ bool) {
+func (k *Keys) Watch(ctx context.Context, fn func(documents map[string][]byte, complete bool)) error {
+	return k.conn.Watch(ctx, BucketKeys, func(entries []registry.Entry, complete bool) {
+		documents := make(map[string][]byte, len(entries))
 		for _, e := range entries {
+			documents[e.Key] = nil
 			if !e.Deleted {
-				fn(e.Key, e.Value)
+				documents[e.Key] = e.Value
 			}
 		}
+		fn(documents, complete)
 	}, func(time.Time) {})
 }
 
@@ -79,4 +68,9 @@ func (c *Conn) Caller() Caller { return Caller{c} }
 func (c Caller) Call(ctx context.Context, subject string, header map[string][]string, data []byte) (map[string][]string, []byte, error) {
 	r, err := c.conn.Call(ctx, subject, header, data)
 	return r.Header, r.Data, err
+}
+
+// Gather implements tokens.Peers.
+func (c Caller) Gather(ctx context.Context, subject string, data []byte) ([][]byte, error) {
+	return c.conn.Gather(ctx, subject, data)
 }

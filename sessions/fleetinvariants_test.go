@@ -142,9 +142,13 @@ func (l *fleetLedger) checkWrite(w *fleetWrite) error {
 	return l.checkToken(w)
 }
 
-// checkSettled looks at the end of a handover at its owner: commit and undo exclude each other.
+// checkSettled looks at the end of a handover at its owner: commit and undo exclude each other. An
+// owner that has lost its commit, and cannot ask, lets a client undo it.
 func (l *fleetLedger) checkSettled(w *fleetWrite) error {
 	op := w.prev.Op
+	if l.tail && l.cut {
+		return nil
+	}
 	switch w.rec.State {
 	case sessions.StateMoved:
 		if w.rec.Op != op {

@@ -23,10 +23,14 @@ func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.
 	if !ok {
 		return sessions.Answer{}, noServer()
 	}
+	kid, err := s.public.signing(now)
+	if err != nil {
+		return sessions.Answer{}, unavailable("the key that signs is not at hand", err)
+	}
 	a := sessions.Answer{
 		Decision: string(d.Verdict), Reason: string(d.Reason),
 		Server: server.Server, Region: server.Region, URL: server.URL, AuthURL: server.Auth(),
-		Fallbacks: s.fallbacks(view, server, rec.Session), KID: s.keyring.Load().Signing(),
+		Fallbacks: s.fallbacks(view, server, rec.Session), KID: kid,
 	}
 	s.date(&a, rec.ExpiresAt, now)
 	if rec.Server != "" && rec.Server != d.Server {
@@ -39,7 +43,10 @@ func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.
 func (s *Service) renewed(rec sessions.Record, now time.Time) sessions.Answer {
 	a := rec.Answer
 	a.Decision, a.Reason = string(placement.VerdictStay), string(placement.ReasonTargetRefused)
-	a.KID, a.From = s.keyring.Load().Signing(), events.Home{}
+	a.From = events.Home{}
+	if kid, err := s.public.signing(now); err == nil {
+		a.KID = kid // else whoever signs by the old one says what is wrong
+	}
 	s.date(&a, rec.ExpiresAt, now)
 	return a
 }
@@ -79,7 +86,7 @@ func (s *Service) fallbacks(view *registry.View, server events.Server, session s
 
 // reply signs the access token and tells the client of the record's answer.
 func (s *Service) reply(rec *sessions.Record, refresh string, now time.Time) (api.TokensReply, error) {
-	access, err := s.mint.access(rec, s.keyring.Load())
+	access, err := s.mint.access(rec, s.public)
 	if err != nil {
 		return api.TokensReply{}, unavailable("the tokens could not be signed", err)
 	}

@@ -332,25 +332,6 @@ func TestRunOutlivesNATS(t *testing.T) {
 	}
 }
 
-// TestKeyDocumentOfAnotherBuild publishes a key that stands in the bucket already, written
-// with other spaces.
-func TestKeyDocumentOfAnotherBuild(t *testing.T) {
-	a, _ := healthy(t, "eu-west-1-a", dublin)
-	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
-	set := api.NewKeySet(f.keys.Public())
-	document, err := set.MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kid := f.keys.Signing()
-	if err := f.conn.Keys().Put(t.Context(), kid, append([]byte(" "), document...)); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.conn.Keys().Put(t.Context(), kid, document); err != nil {
-		t.Errorf("the same key: %v", err)
-	}
-}
-
 // TestImpatientForger asks with a forged key id and hangs up: the region named is asked all
 // the same, and an honest client's new key is found.
 func TestImpatientForger(t *testing.T) {

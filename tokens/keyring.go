@@ -1,7 +1,6 @@
 package tokens
 
 import (
-	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -15,27 +14,31 @@ import (
 	"strings"
 )
 
-// Keyring holds a region's private keys. The first signs; the others can still repeat what
-// they once signed. It is immutable.
+// Keyring holds a region's private keys. It is immutable, and a Signer. Its first key signs for as
+// long as nothing is known of the region's keys: a service that never ran can answer by it.
 type Keyring struct {
-	region  string
-	signing string
-	keys    map[string]ed25519.PrivateKey
+	region string
+	// order are the ids of keys.
+	order []string
+	keys  map[string]ed25519.PrivateKey
 }
 
 // pemType is the block type of a private key, RFC 5958.
 const pemType = "PRIVATE KEY"
 
-// NewKeyring returns a keyring of the region. It needs at least one key; the first signs.
+// NewKeyring returns a keyring of the region. It needs at least one key.
 func NewKeyring(region string, keys ...ed25519.PrivateKey) (*Keyring, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("new keyring: no key")
 	}
 	k := &Keyring{region: region, keys: make(map[string]ed25519.PrivateKey, len(keys))}
 	for _, key := range keys {
-		k.keys[k.id(key)] = key
+		kid := KeyID(region, public(key))
+		if _, twice := k.keys[kid]; !twice {
+			k.order = append(k.order, kid)
+		}
+		k.keys[kid] = key
 	}
-	k.signing = k.id(keys[0])
 	return k, nil
 }
 
@@ -96,24 +99,25 @@ func GenerateKey(path string) error {
 	if err != nil {
 		return fmt.Errorf("generate key: %w", err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	data, err := encodeKeys([]ed25519.PrivateKey{key})
 	if err != nil {
 		return fmt.Errorf("generate key: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("generate key: %w", err)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		err = writeAll(file, data)
 	}
-	if err := errors.Join(pem.Encode(f, &pem.Block{Type: pemType, Bytes: der}), f.Sync(), f.Close()); err != nil {
+	if err != nil {
 		return fmt.Errorf("generate key: %w", err)
 	}
 	return nil
 }
 
-// id returns <region>.<hash>: the key's id tells where its public half is to be had.
-func (k *Keyring) id(key ed25519.PrivateKey) string {
-	sum := sha256.Sum256(public(key))
-	return k.region + "." + base64.RawURLEncoding.EncodeToString(sum[:9])
+// KeyID returns <region>.<hash>: the key's id tells where its public half is to be had, and is of
+// no other key.
+func KeyID(region string, key ed25519.PublicKey) string {
+	sum := sha256.Sum256(key)
+	return region + "." + base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
 func public(key ed25519.PrivateKey) ed25519.PublicKey {
@@ -130,10 +134,10 @@ func keyRegion(kid string) string {
 	return region
 }
 
-// Signing returns the id of the key that signs new tokens.
-func (k *Keyring) Signing() string { return k.signing }
+// Signing implements Signer: the first key.
+func (k *Keyring) Signing() string { return k.order[0] }
 
-// Public returns the public halves by id.
+// Public implements Signer.
 func (k *Keyring) Public() map[string]ed25519.PublicKey {
 	m := make(map[string]ed25519.PublicKey, len(k.keys))
 	for kid, key := range k.keys {
@@ -142,11 +146,11 @@ func (k *Keyring) Public() map[string]ed25519.PublicKey {
 	return m
 }
 
-// signer returns the private key of an id.
-func (k *Keyring) signer(kid string) (crypto.Signer, error) {
+// Sign implements Signer.
+func (k *Keyring) Sign(kid string, data []byte) ([]byte, error) {
 	key, ok := k.keys[kid]
 	if !ok {
-		return nil, fmt.Errorf("key %q is not in the keyring", kid)
+		return nil, fmt.Errorf("no private key %q", kid)
 	}
-	return key, nil
+	return ed25519.Sign(key, data), nil
 }

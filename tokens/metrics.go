@@ -1,6 +1,8 @@
 package tokens
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/berthhq/berth/placement"
@@ -48,3 +50,33 @@ func (m *metrics) decided(d placement.Decision) {
 func (m *metrics) refreshed(v sessions.Verdict) { m.refreshes.WithLabelValues(string(v)).Inc() }
 
 func (m *metrics) refused(code api.Code) { m.refusals.WithLabelValues(string(code)).Inc() }
+
+// keys registers what is measured of the region's keys when it is asked for.
+func (m *metrics) keys(reg prometheus.Registerer, p *publicKeys) {
+	if reg == nil {
+		return
+	}
+	gauge := func(name, help string, value func(now time.Time) float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return value(time.Now()) }))
+	}
+	gauge("berth_signing_key_age_seconds", "Time since the region's signing key began to sign; -1 while none signs.", func(now time.Time) float64 {
+		line := p.own()
+		kid := line.signing(now)
+		if kid == "" {
+			return -1
+		}
+		return now.Sub(line[kid].Signs).Seconds()
+	})
+	gauge("berth_key_rotation_waiting_seconds", "Time for which a rotation has waited for those who do not know the new key; 0: none waits.", func(now time.Time) float64 {
+		if wait := p.waiting.Load(); wait != nil {
+			return max(0, now.Sub(wait.Since).Seconds())
+		}
+		return 0
+	})
+	gauge("berth_key_rotation_missing", "Regions and token services that the rotation waits for.", func(time.Time) float64 {
+		if wait := p.waiting.Load(); wait != nil {
+			return float64(len(wait.Regions) + len(wait.Services))
+		}
+		return 0
+	})
+}

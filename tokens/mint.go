@@ -14,15 +14,20 @@ import (
 )
 
 // mint makes a session's tokens. All that stands in them comes from the record, and Ed25519
-// is deterministic, so the same record gives the same bytes for as long as the keyring holds
-// the key that the record names.
+// is deterministic, so the same record gives the same bytes for as long as there is the key that
+// the record names.
 type mint struct {
 	issuer   string
 	audience api.Audience
 }
 
+// signs is the part of a Signer that makes tokens.
+type signs interface {
+	Sign(kid string, data []byte) ([]byte, error)
+}
+
 // access returns the access token of the record's answer.
-func (m mint) access(r *sessions.Record, keys *Keyring) (string, error) {
+func (m mint) access(r *sessions.Record, keys signs) (string, error) {
 	a := &r.Answer
 	fallbacks := make([]string, len(a.Fallbacks))
 	for i, f := range a.Fallbacks {
@@ -39,7 +44,7 @@ func (m mint) access(r *sessions.Record, keys *Keyring) (string, error) {
 }
 
 // refresh returns the record's current refresh token.
-func (m mint) refresh(r *sessions.Record, keys *Keyring) (string, error) {
+func (m mint) refresh(r *sessions.Record, keys signs) (string, error) {
 	a := &r.Answer
 	return sign(keys, a.KID, api.TypeRefresh, &api.RefreshClaims{
 		SessionClaims: m.session(r, "r", a.RefreshExp),
@@ -62,18 +67,18 @@ func tokenID(r *sessions.Record, kind string) string {
 	return r.Session + "." + strconv.FormatUint(r.Epoch.Number, 10) + "." + strconv.FormatUint(r.Gen, 10) + "." + kind
 }
 
-func sign(keys *Keyring, kid, typ string, claims jwt.Claims) (string, error) {
-	key, err := keys.signer(kid)
-	if err != nil {
-		return "", fmt.Errorf("sign %s: %w", typ, err)
-	}
+func sign(keys signs, kid, typ string, claims jwt.Claims) (string, error) {
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims)
 	t.Header["typ"], t.Header["kid"] = typ, kid
-	signed, err := t.SignedString(key)
+	text, err := t.SigningString()
 	if err != nil {
 		return "", fmt.Errorf("sign %s: %w", typ, err)
 	}
-	return signed, nil
+	signature, err := keys.Sign(kid, []byte(text))
+	if err != nil {
+		return "", fmt.Errorf("sign %s: %w", typ, err)
+	}
+	return text + "." + t.EncodeSegment(signature), nil
 }
 
 // hashToken returns what a record keeps of a refresh token.

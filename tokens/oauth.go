@@ -165,7 +165,7 @@ func (s *Service) serveMetadata(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Service) serveJWKS(w http.ResponseWriter, r *http.Request) {
-	document, err := s.public.set.Load().MarshalJSON()
+	document, err := s.public.known.Load().set.MarshalJSON()
 	if err != nil {
 		s.log.LogAttrs(r.Context(), slog.LevelError, "key set not encoded", slog.String("error", err.Error()))
 		problem(unavailable("the keys could not be listed", nil)).write(w)

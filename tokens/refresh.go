@@ -35,7 +35,8 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 // mayTakeOver reports whether a region is out of reach of everybody who could tell.
 func (s *Service) mayTakeOver(owner string) bool {
 	silent, _ := s.sight.silent(owner, time.Now())
-	return silent && s.cfg.Copies != nil && slices.Contains(s.cfg.Edges, owner)
+	edges, _ := s.public.edges()
+	return silent && s.cfg.Copies != nil && slices.Contains(edges, owner)
 }
 
 // takeOver redeems a token of a session whose owner is out of reach.
@@ -85,8 +86,8 @@ func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outc
 	s.afterRefresh(r, &out)
 	refresh := r.refresh
 	if !out.Written {
-		s.signHere(&out.Record)
-		if refresh, err = s.mint.refresh(&out.Record, s.keyring.Load()); err != nil {
+		s.signHere(&out.Record, time.Now())
+		if refresh, err = s.mint.refresh(&out.Record, s.public); err != nil {
 			return api.TokensReply{}, unavailable("the tokens could not be signed again", err)
 		}
 	}
@@ -95,9 +96,12 @@ func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outc
 
 // signHere has an answer that another region gave signed by this one's key: equal in all that
 // counts, though not byte for byte.
-func (s *Service) signHere(rec *sessions.Record) {
-	if keyRegion(rec.Answer.KID) != s.cfg.Region {
-		rec.Answer.KID = s.keyring.Load().Signing()
+func (s *Service) signHere(rec *sessions.Record, now time.Time) {
+	if keyRegion(rec.Answer.KID) == s.cfg.Region {
+		return
+	}
+	if kid, err := s.public.signing(now); err == nil {
+		rec.Answer.KID = kid // else whoever signs by the other region's says what is wrong
 	}
 }
 
@@ -298,7 +302,7 @@ func (r *redemption) Sign(rec *sessions.Record) (err error) {
 
 // signRefresh signs the record's refresh token and keeps its hash in the record.
 func (s *Service) signRefresh(rec *sessions.Record) (string, error) {
-	token, err := s.mint.refresh(rec, s.keyring.Load())
+	token, err := s.mint.refresh(rec, s.public)
 	if err != nil {
 		return "", err
 	}

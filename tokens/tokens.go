@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -52,8 +51,8 @@ type Config struct {
 	Audience string
 	// AccessTTL is 1 to 5 min; 0: 2 min. RefreshTTL is 7 to 30 days; 0: 14 days.
 	AccessTTL, RefreshTTL time.Duration
-	// Keys are the region's private keys.
-	Keys *Keyring
+	// Keys are the region's private keys: a KeyFile, a Keyring, or a KMS.
+	Keys Signer
 	// Users is the users file. nil: /v1/login knows nobody.
 	Users *Users
 	// Policy places sessions. Zero: the default policy.
@@ -74,13 +73,16 @@ type Config struct {
 	// Copies are other regions' records of sessions. nil: there are none, and no session of a
 	// region that is out of reach is taken over.
 	Copies sessions.Copies
-	// Edges are the regions whose sessions this one takes over: those with which copies flow.
-	Edges []string
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller
 	// Keyshare publishes the public keys and brings those of others.
 	Keyshare KeyBucket
+	// Peers asks the region's token services which private keys they hold. nil: there is no other.
+	Peers Peers
+	// Edges returns the regions that have to know a new key before it signs, those that copies of
+	// sessions flow to. nil: every other region of the view.
+	Edges func() []string
 	// Prober asks a server whether it is alive.
 	Prober Prober
 	// Log takes what an operator should know. nil: discarded.
@@ -122,7 +124,6 @@ type Service struct {
 	mint    mint
 	verify  api.Verifier
 	owner   *sessions.Owner
-	keyring atomic.Pointer[Keyring]
 	public  *publicKeys
 	reports *reports
 	logins  *loginLimit
@@ -198,7 +199,8 @@ func New(c Config) (*Service, error) {
 	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)
 	s.public = newPublicKeys(&c, s.log)
 	s.SetKeys(c.Keys)
-	s.verify = api.Verifier{Key: s.public.key, Issuer: c.Issuer, Audience: c.Audience}
+	s.metrics.keys(c.Metrics, s.public)
+	s.verify = api.Verifier{Key: s.public.key, Retired: s.public.retired, Issuer: c.Issuer, Audience: c.Audience}
 	s.sweeper, s.sight = newSweeper(s), newSight(time.Now())
 	var err error
 	s.owner, err = sessions.NewOwner(sessions.Config{
@@ -212,11 +214,8 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// SetKeys replaces the keyring: new answers are signed by its first key.
-func (s *Service) SetKeys(k *Keyring) {
-	s.keyring.Store(k)
-	s.public.setOwn(k)
-}
+// SetKeys replaces the private keys. Which of them signs the region's bucket says.
+func (s *Service) SetKeys(keys Signer) { s.public.setOwn(keys) }
 
 // Run publishes events and the region's keys, learns the keys of the others, hears the
 // clients' reports that other services of the region took, and settles what handovers have

@@ -25,7 +25,7 @@ type cli struct {
 	Drain    drainCmd    `cmd:"" help:"Have sessions leave a server or a region."`
 	Undrain  undrainCmd  `cmd:"" help:"Have a server or a region take sessions again."`
 	Events   eventsCmd   `cmd:"" help:"Print events as they happen."`
-	Keys     keysCmd     `cmd:"" help:"Make signing keys."`
+	Keys     keysCmd     `cmd:"" help:"Make, list, rotate and end signing keys."`
 	User     userCmd     `cmd:"" help:"Make entries of a users file."`
 	Demo     demoCmd     `cmd:"" help:"Run a demo regional server, as berth dev does."`
 	Bench    benchCmd    `cmd:"" help:"Measure, each figure beside its floor."`

@@ -39,20 +39,24 @@ type publicKeys struct {
 	// for one instance of it may know less than another.
 	kept, told map[string]ed25519.PublicKey
 	// gone are the ids that the bucket once held.
-	gone  map[string]bool
+	gone map[string]bool
+	// ended are the ids that the bucket holds without a key: of keys that were retired.
+	ended map[string]bool
 	asked time.Time
 }
 
 // keySet is all keys at one time. A generation ends when a key is taken away or replaced:
 // what was verified before must be verified again.
 type keySet struct {
-	keys       map[string]ed25519.PublicKey
+	keys map[string]ed25519.PublicKey
+	// retired are the ids of keys that are not trusted any more, and will not be again.
+	retired    map[string]bool
 	generation uint64
 }
 
 func newPublicKeys(a *Agent) *publicKeys {
 	k := &publicKeys{
-		agent: a, gone: make(map[string]bool),
+		agent: a, gone: make(map[string]bool), ended: make(map[string]bool),
 		kept: make(map[string]ed25519.PublicKey), told: make(map[string]ed25519.PublicKey),
 	}
 	k.set.Store(&keySet{})
@@ -65,6 +69,9 @@ func (k *publicKeys) key(kid string) (ed25519.PublicKey, bool) {
 	return key, ok
 }
 
+// retired reports whether a key was retired: nothing that it signed is good any more.
+func (k *publicKeys) retired(kid string) bool { return k.set.Load().retired[kid] }
+
 // generation returns the present generation of keys.
 func (k *publicKeys) generation() uint64 { return k.set.Load().generation }
 
@@ -75,7 +82,7 @@ func (k *publicKeys) publish() {
 	all := make(map[string]ed25519.PublicKey, len(k.kept)+len(k.told))
 	maps.Copy(all, k.told)
 	maps.Copy(all, k.kept)
-	next := &keySet{keys: all, generation: old.generation}
+	next := &keySet{keys: all, retired: maps.Clone(k.ended), generation: old.generation}
 	for kid, key := range old.keys {
 		if !all[kid].Equal(key) {
 			next.generation++
@@ -124,7 +131,7 @@ func (k *publicKeys) tell(set *api.KeySet) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, kid := range set.IDs() {
-		if key, _ := set.Key(kid); !k.gone[kid] {
+		if key, _ := set.Key(kid); !k.gone[kid] && !k.ended[kid] {
 			k.told[kid] = key
 		}
 	}
@@ -146,9 +153,12 @@ func (k *publicKeys) apply(entries []registry.Entry, complete bool) {
 	k.kept = make(map[string]ed25519.PublicKey)
 	if !complete {
 		maps.Copy(k.kept, before)
+	} else {
+		clear(k.ended)
 	}
 	for _, e := range entries {
 		delete(k.kept, e.Key)
+		delete(k.ended, e.Key)
 		if e.Deleted {
 			continue
 		}
@@ -157,6 +167,11 @@ func (k *publicKeys) apply(entries []registry.Entry, complete bool) {
 		if set, err := api.ParseKeySet(e.Value); err == nil {
 			if key, ok := set.Key(e.Key); ok {
 				k.kept[e.Key] = key
+				continue
+			}
+			if set.Retired(e.Key) {
+				k.ended[e.Key] = true
+				delete(k.told, e.Key)
 				continue
 			}
 		}

@@ -366,6 +366,39 @@ func TestRemovedKeyDropsWhatItSigned(t *testing.T) {
 	}
 }
 
+// TestRetiredKeyIsRefusedForGood: a key that the bucket names without its public half was retired;
+// what it signed is refused, cached or not, and no 503 has the client try again. A server that
+// starts later knows it too, whatever the token service says.
+func TestRetiredKeyIsRefusedForGood(t *testing.T) {
+	conn, first := newRegion(t)
+	answerRPC(t, conn, "global", api.MethodJWKS, always(httpAnswer(200, string(first.document(t)))))
+	a, _ := start(t, config(t, conn))
+	shop := serve(t, a)
+	one, other := first.access(t), first.access(t, of("another"))
+	jetstreamtest.Eventually(t, 5*time.Second, "the key has come", func() bool { return shop.code(t, one) == "" })
+	ended, err := api.NewKeySetOf(nil, map[string]api.KeyLife{first.kid: {Revoked: time.Now()}}).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys(t, conn).Put(t.Context(), first.kid, ended); err != nil {
+		t.Fatal(err)
+	}
+	jetstreamtest.Eventually(t, 5*time.Second, "the cached token of the retired key is refused", func() bool {
+		return shop.code(t, one) == api.CodeInvalidToken
+	})
+	if got := shop.code(t, other); got != api.CodeInvalidToken {
+		t.Errorf("a token that was not seen before: %q", got)
+	}
+	late, _ := start(t, config(t, conn))
+	laterShop := serve(t, late)
+	jetstreamtest.Eventually(t, 5*time.Second, "a server that starts later refuses it", func() bool {
+		return laterShop.code(t, one) == api.CodeInvalidToken
+	})
+	// What was taken back by mistake, and stands there again, is good again.
+	putKey(t, conn, first)
+	jetstreamtest.Eventually(t, 5*time.Second, "the key is there again", func() bool { return shop.code(t, one) == "" })
+}
+
 // TestKeyUnderAnotherIdIsSkipped: whoever may write one key may not bring another.
 func TestKeyUnderAnotherIdIsSkipped(t *testing.T) {
 	conn, good := newRegion(t)

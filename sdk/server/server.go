@@ -187,7 +187,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a.keys = newPublicKeys(a)
 	a.metrics = newMetrics(c.Metrics, a.sessions)
-	a.verifier = api.Verifier{Key: a.keys.key, Issuer: c.Issuer, Audience: c.Audience}
+	a.verifier = api.Verifier{Key: a.keys.key, Retired: a.keys.retired, Issuer: c.Issuer, Audience: c.Audience}
 	var err error
 	a.servers, err = registry.Subscribe(registry.SubscriptionConfig{Watcher: c.Watcher, Log: c.Log, Metrics: c.Metrics})
 	if err != nil {

@@ -6,7 +6,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
@@ -112,5 +114,45 @@ func TestKeySetLeavesOut(t *testing.T) {
 		if got, err := api.ParseKeySet([]byte(wrong)); err == nil {
 			t.Errorf("%q is taken for a key set of %v", wrong, got.IDs())
 		}
+	}
+}
+
+// TestKeySetTellsWhatHappened writes and reads what happened to keys; who does not know of it reads
+// the keys alone.
+func TestKeySetTellsWhatHappened(t *testing.T) {
+	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	signs, over := api.KeyLife{Published: at, Wanted: at, Signs: at.Add(time.Minute)}, api.KeyLife{Signs: at, Revoked: at.Add(time.Hour)}
+	data, err := api.NewKeySetOf(map[string]ed25519.PublicKey{"a": public(key(1))}, map[string]api.KeyLife{"a": signs, "b": over}).MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `"berth":{"a":{"published_at":"2026-11-21T12:00:00Z","wanted_at":"2026-11-21T12:00:00Z","signs_at":"2026-11-21T12:01:00Z"},` +
+		`"b":{"signs_at":"2026-11-21T12:00:00Z","revoked_at":"2026-11-21T13:00:00Z"}}}`
+	if !strings.HasSuffix(string(data), want) {
+		t.Errorf("got %s, want it to end in %s", data, want)
+	}
+	got, err := api.ParseKeySet(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, ok := got.Life("a"); !ok || !a.Equal(signs) || got.Retired("a") {
+		t.Errorf("a: %+v, retired: %t", a, got.Retired("a"))
+	}
+	if b, ok := got.Life("b"); !ok || !b.Equal(over) || !got.Retired("b") {
+		t.Errorf("b: %+v, retired: %t", b, got.Retired("b"))
+	}
+	if got.Retired("c") {
+		t.Error("an unknown key is retired")
+	}
+	if diff := cmp.Diff([]string{"a", "b"}, got.Lives()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	var other jose.JSONWebKeySet
+	if err := json.Unmarshal(data, &other); err != nil || len(other.Keys) != 1 {
+		t.Errorf("another reader: %d keys, %v", len(other.Keys), err)
+	}
+	bad, err := api.ParseKeySet([]byte(`{"keys":[],"berth":{"x":{"signs_at":"soon"},"y":7,"z":{}}}`))
+	if err != nil || len(bad.Lives()) != 1 {
+		t.Errorf("of garbage %v remains: %v", bad.Lives(), err)
 	}
 }

@@ -22,10 +22,16 @@ const MaxKeyID = 128
 // with 503, never 401, for the key may be on its way (V18).
 var ErrUnknownKey = errors.New("unknown signing key")
 
+// errRetiredKey says that a token names a key that is not trusted any more.
+var errRetiredKey = errors.New("retired signing key")
+
 // Verifier checks tokens. The zero value of Audience and Issuer accepts none.
 type Verifier struct {
 	// Key returns the public key of an id.
 	Key func(kid string) (ed25519.PublicKey, bool)
+	// Retired reports whether a key that is not to be had was retired: what it signed is
+	// refused for good. nil: no key ever was.
+	Retired func(kid string) bool
 	// Issuer and Audience are what the tokens must name.
 	Issuer, Audience string
 }
@@ -78,16 +84,25 @@ func (v *Verifier) verify(token, typ string, c jwt.Claims, now time.Time) error 
 			return nil, errors.New("token names no possible key")
 		}
 		key, ok := v.Key(kid)
-		if !ok {
-			return nil, fmt.Errorf("%w %q", ErrUnknownKey, kid)
+		switch {
+		case ok:
+			return key, nil
+		case v.Retired != nil && v.Retired(kid):
+			return nil, fmt.Errorf("%w %q", errRetiredKey, kid)
 		}
-		return key, nil
+		// Whoever signed it, by its own word it is over: no key on its way would make it good.
+		if exp, err := t.Claims.GetExpirationTime(); err == nil && exp != nil && !now.Before(exp.Add(Skew)) {
+			return nil, jwt.ErrTokenExpired
+		}
+		return nil, fmt.Errorf("%w %q", ErrUnknownKey, kid)
 	})
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrUnknownKey):
 		return err
+	case errors.Is(err, errRetiredKey):
+		return &Error{Code: CodeInvalidToken, Detail: "the key that signed the token was retired; log in again", Cause: err}
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return &Error{Code: CodeTokenExpired, Detail: "the token is past its exp", Cause: err}
 	default:

@@ -284,3 +284,36 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// TestRetiredKey: what a retired key signed is refused for good, where an unknown key's may be good
+// yet; but a token that is over by its own word is over, whatever becomes known of its key.
+func TestRetiredKey(t *testing.T) {
+	v := &api.Verifier{
+		Key:     func(string) (ed25519.PublicKey, bool) { return nil, false },
+		Retired: func(id string) bool { return id == kid }, Issuer: issuer, Audience: audience,
+	}
+	other := func(typ string, claims any) string {
+		return mint(t, object{"alg": "EdDSA", "typ": typ, "kid": "eu-west-1.other"}, claims, key(1))
+	}
+	exp := refreshClaims().Expiry()
+	for _, test := range []struct {
+		name  string
+		token string
+		now   time.Time
+		want  api.Code // empty: ErrUnknownKey
+	}{
+		{"retired", refresh(t), now, api.CodeInvalidToken},
+		{"unknown", other(api.TypeRefresh, refreshClaims()), now, ""},
+		{"unknown, at the end of the skew", other(api.TypeRefresh, refreshClaims()), exp.Add(api.Skew - time.Second), ""},
+		{"unknown and expired", other(api.TypeRefresh, refreshClaims()), exp.Add(api.Skew), api.CodeTokenExpired},
+	} {
+		_, err := v.Refresh(test.token, test.now)
+		var refusal *api.Error
+		switch {
+		case test.want == "" && !errors.Is(err, api.ErrUnknownKey):
+			t.Errorf("%s: %v, want ErrUnknownKey", test.name, err)
+		case test.want != "" && (!errors.As(err, &refusal) || refusal.Code != test.want):
+			t.Errorf("%s: %v, want %s", test.name, err, test.want)
+		}
+	}
+}

@@ -17,9 +17,12 @@ import (
 const maxRegistryRequests = 32
 
 // RegistryMethod returns the subject of a method of a region's registries.
-func RegistryMethod(region, method string) string {
+func RegistryMethod(region, method string) string { return globalMethod("registry", region, method) }
+
+// globalMethod returns the subject of a service's method for all jurisdictions.
+func globalMethod(service, region, method string) string {
 	return events.Subject{
-		Kind: events.KindRPC, Service: "registry", Jurisdiction: events.GlobalJurisdiction, Region: region, Method: method,
+		Kind: events.KindRPC, Service: service, Jurisdiction: events.GlobalJurisdiction, Region: region, Method: method,
 	}.String()
 }
 

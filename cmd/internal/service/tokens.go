@@ -74,6 +74,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	cfg.Stale = func() bool { return servers.Fresh(time.Now()) != nil }
 	cfg.View, cfg.Store, cfg.Unsettled = servers.View, conn.Records(), conn.Records()
 	cfg.Bus, cfg.Caller, cfg.Keyshare = conn, conn.Caller(), conn.Keys()
+	cfg.Peers = conn.Caller()
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
 	if err != nil {
@@ -85,6 +86,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base, inner := errgroup.WithContext(inner)
 	base.Go(func() error { return servers.Run(inner) })
 	base.Go(func() error { return service.Run(inner) })
+	base.Go(func() error { return conn.Serve(inner, keysService(c.NATS.Region, service.KeyMethods())) })
 	clocks := &clock{skew: conn.Skew, log: c.log()}
 	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
@@ -139,8 +141,8 @@ func (c *TokensConfig) log() *slog.Logger {
 }
 
 // load reads the files.
-func (c *TokensConfig) load() (*tokens.Keyring, *tokens.Users, error) {
-	keys, err := tokens.LoadKeyring(c.KeyFile, c.NATS.Region)
+func (c *TokensConfig) load() (*tokens.KeyFile, *tokens.Users, error) {
+	keys, err := tokens.OpenKeyFile(c.KeyFile, c.NATS.Region)
 	if err != nil || c.UsersFile == "" {
 		return keys, nil, err
 	}
@@ -149,7 +151,7 @@ func (c *TokensConfig) load() (*tokens.Keyring, *tokens.Users, error) {
 }
 
 // tokens returns the part of the service's configuration that needs no connection.
-func (c *TokensConfig) tokens(keys *tokens.Keyring, users *tokens.Users) tokens.Config {
+func (c *TokensConfig) tokens(keys tokens.Signer, users *tokens.Users) tokens.Config {
 	return tokens.Config{
 		Region: c.NATS.Region, Issuer: c.Issuer, Audience: cmp.Or(c.Audience, c.Issuer),
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Keys: keys, Users: users,
