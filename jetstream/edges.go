@@ -1,0 +1,279 @@
+package jetstream
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/berthhq/berth/events"
+)
+
+// Edge is another region with which copies of sessions are exchanged, both ways: each of the two has to name the other.
+type Edge struct {
+	Region string
+	// Jurisdictions are those whose sessions are copied: both regions are in each. Empty: events.GlobalJurisdiction.
+	Jurisdictions []string
+}
+
+// NoEdges is the one word that ParseEdges takes for a region which exchanges no copies.
+const NoEdges = "none"
+
+// ParseEdges reads edges as an operator writes them, each as REGION or REGION=JURISDICTION+JURISDICTION…; NoEdges alone is
+// an empty list, and nothing at all is nil: what is there stays.
+func ParseEdges(words []string) ([]Edge, error) {
+	if len(words) == 0 {
+		return nil, nil
+	}
+	edges := []Edge{}
+	if len(words) == 1 && words[0] == NoEdges {
+		return edges, nil
+	}
+	for _, word := range words {
+		region, list, some := strings.Cut(word, "=")
+		e := Edge{Region: region}
+		if some {
+			e.Jurisdictions = strings.Split(list, "+")
+		}
+		edges = append(edges, e)
+	}
+	return edges, validateEdges(edges)
+}
+
+func validateEdges(edges []Edge) error {
+	seen := map[string]bool{}
+	for _, e := range edges {
+		switch {
+		case !events.ValidToken(e.Region):
+			return fmt.Errorf("edge %q: want 1 to %d of a-z 0-9 - _", e.Region, events.MaxToken)
+		case e.Region == NoEdges:
+			return fmt.Errorf("edge %q: it stands alone or not at all", e.Region)
+		case seen[e.Region]:
+			return fmt.Errorf("edge %q stands twice", e.Region)
+		}
+		seen[e.Region] = true
+		for i, j := range e.Jurisdictions {
+			if !events.ValidToken(j) || slices.Contains(e.Jurisdictions[:i], j) {
+				return fmt.Errorf("edge %s: jurisdiction %q: want 1 to %d of a-z 0-9 - _, each once", e.Region, j, events.MaxToken)
+			}
+		}
+	}
+	return nil
+}
+
+// strand is what an edge is made of: the copies of one region's sessions in one jurisdiction on their way to another
+// region. Each has a durable consumer where they come from and a source where they go to, so that those of one
+// jurisdiction travel on a subject which can be denied by itself.
+type strand struct{ jurisdiction, origin, target string }
+
+// strands returns those of the edges between own and the others: to own, and, turned, from it.
+func strands(own string, edges []Edge) (in, out []strand) {
+	for _, e := range edges {
+		jurisdictions := e.Jurisdictions
+		if len(jurisdictions) == 0 {
+			jurisdictions = []string{events.GlobalJurisdiction}
+		}
+		for _, j := range jurisdictions {
+			in = append(in, strand{j, e.Region, own})
+			out = append(out, strand{j, own, e.Region})
+		}
+	}
+	return in, out
+}
+
+// copySubject returns the subject that the copy of a session, or a beat, is stored on.
+func copySubject(jurisdiction, origin, session string) string {
+	return events.Copies(jurisdiction) + "." + origin + "." + session
+}
+
+// feederPrefix begins the names of the durable consumers that copies leave by. Jurisdictions and regions have no capital
+// letters, so no two strands share a name.
+const feederPrefix = "copies_"
+
+func (s strand) feeder() string { return feederPrefix + s.jurisdiction + "_TO_" + s.target }
+
+// travels returns the subject on which the copies travel.
+func (s strand) travels() string { return copySubject(s.jurisdiction, s.origin, s.target) }
+
+// keys returns the filter of the sessions that are copied.
+func (s strand) keys() string { return bucketSubject(BucketSessions, s.jurisdiction+".>") }
+
+// api returns the prefix of the JetStream API of the region where the copies come from.
+func (s strand) api() string { return "$JS." + s.origin + ".API" }
+
+// source describes where the target's stream gets them from.
+func (s strand) source() *natsjs.StreamSource {
+	return &natsjs.StreamSource{
+		Name:              bucketStream(BucketSessions),
+		External:          &natsjs.ExternalStream{APIPrefix: s.api()},
+		Consumer:          &natsjs.StreamConsumerSource{Name: s.feeder(), DeliverSubject: s.travels()},
+		SubjectTransforms: []natsjs.SubjectTransformConfig{{Source: s.keys(), Destination: copySubject(s.jurisdiction, s.origin, ">")}},
+	}
+}
+
+// strandOf returns the strand that a source of own is of.
+func strandOf(own string, external *natsjs.ExternalStream, transforms []natsjs.SubjectTransformConfig) (strand, bool) {
+	if external == nil || len(transforms) != 1 {
+		return strand{}, false
+	}
+	origin := strings.TrimSuffix(strings.TrimPrefix(external.APIPrefix, "$JS."), ".API")
+	jurisdiction := strings.TrimSuffix(strings.TrimPrefix(transforms[0].Source, bucketSubject(BucketSessions, "")), ".>")
+	s := strand{jurisdiction, origin, own}
+	return s, external.APIPrefix == s.api() && transforms[0].Source == s.keys()
+}
+
+// strandsOf returns the strands that sources of own are of.
+func strandsOf(own string, sources []*natsjs.StreamSource) []strand {
+	var list []strand
+	for _, source := range sources {
+		if s, ok := strandOf(own, source.External, source.SubjectTransforms); ok {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// feederPending is how many copies may be under way before the target has said that it has stored some.
+const feederPending = 10_000
+
+// consumer describes the durable consumer that the copies leave by. It acknowledges by flow control, as NATS wants it of
+// a stream's source, and NATS fixes its heartbeat.
+func (s strand) consumer() natsjs.ConsumerConfig {
+	return natsjs.ConsumerConfig{
+		Durable:        s.feeder(),
+		Description:    fmt.Sprintf("Copies of sessions of jurisdiction %s, to region %s", s.jurisdiction, s.target),
+		DeliverSubject: s.travels(),
+		FilterSubject:  s.keys(),
+		AckPolicy:      natsjs.AckFlowControlPolicy,
+		FlowControl:    true,
+		IdleHeartbeat:  time.Second,
+		MaxAckPending:  feederPending,
+	}
+}
+
+// provisionEdges makes what copies need: the consumers by which others get ours, and the stream that gets theirs. What is
+// no edge any more goes, with its copies.
+func (c *Conn) provisionEdges(ctx context.Context, t *Topology) error {
+	if t.Edges == nil {
+		return nil
+	}
+	in, out := strands(c.region, t.Edges)
+	if slices.ContainsFunc(in, func(s strand) bool { return s.origin == c.region }) {
+		return fmt.Errorf("edge %s: that is this region itself", c.region)
+	}
+	if err := c.retry(ctx, func() error { return c.ensureFeeders(ctx, out) }); err != nil {
+		return err
+	}
+	if len(in) == 0 {
+		return c.retry(ctx, func() error { return c.dropCopies(ctx) })
+	}
+	return c.retry(ctx, func() error { return c.ensureCopies(ctx, t.copies(in)) })
+}
+
+// ensureFeeders makes the consumers of these strands, and removes those of others.
+func (c *Conn) ensureFeeders(ctx context.Context, out []strand) error {
+	ctx, cancel := within(ctx, requestTimeout)
+	defer cancel()
+	name := bucketStream(BucketSessions)
+	s, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	have := map[string]natsjs.ConsumerConfig{}
+	list := s.ListConsumers(ctx)
+	for info := range list.Info() {
+		if strings.HasPrefix(info.Name, feederPrefix) {
+			have[info.Name] = info.Config
+		}
+	}
+	if err := list.Err(); err != nil {
+		return fmt.Errorf("list consumers of %s: %w", name, err)
+	}
+	for _, strand := range out {
+		want := strand.consumer()
+		old, ok := have[want.Durable]
+		delete(have, want.Durable)
+		if ok && old.DeliverSubject == want.DeliverSubject && old.FilterSubject == want.FilterSubject && old.MaxAckPending == want.MaxAckPending {
+			continue
+		}
+		if _, err := c.js.CreateOrUpdatePushConsumer(ctx, name, want); err != nil {
+			return fmt.Errorf("make consumer %s of %s: %w", want.Durable, name, err)
+		}
+		c.log.LogAttrs(ctx, slog.LevelInfo, "consumer is made", slog.String("consumer", want.Durable), slog.String("stream", name))
+	}
+	for consumer := range have {
+		if err := c.js.DeleteConsumer(ctx, name, consumer); err != nil && !errors.Is(err, natsjs.ErrConsumerNotFound) {
+			return fmt.Errorf("remove consumer %s of %s: %w", consumer, name, err)
+		}
+		c.log.LogAttrs(ctx, slog.LevelInfo, "consumer is removed", slog.String("consumer", consumer), slog.String("stream", name))
+	}
+	return nil
+}
+
+// ensureCopies makes the stream, or updates it, and forgets the copies that come from nowhere any more.
+func (c *Conn) ensureCopies(ctx context.Context, w want) error {
+	lookup, cancel := within(ctx, requestTimeout)
+	defer cancel()
+	var before []strand
+	s, err := c.js.Stream(lookup, StreamCopies)
+	switch {
+	case err == nil:
+		before = strandsOf(c.region, s.CachedInfo().Config.Sources)
+	case !errors.Is(err, natsjs.ErrStreamNotFound):
+		return fmt.Errorf("look up stream %s: %w", StreamCopies, err)
+	}
+	if err := c.ensure(ctx, w); err != nil {
+		return err
+	}
+	now := strandsOf(c.region, w.config.Sources)
+	for _, gone := range before {
+		if slices.Contains(now, gone) {
+			continue
+		}
+		if err := s.Purge(lookup, natsjs.WithPurgeSubject(copySubject(gone.jurisdiction, gone.origin, ">"))); err != nil {
+			return fmt.Errorf("purge copies of %s from %s: %w", gone.origin, StreamCopies, err)
+		}
+		c.log.LogAttrs(ctx, slog.LevelInfo, "copies of a former edge are removed",
+			slog.String("origin", gone.origin), slog.String("jurisdiction", gone.jurisdiction))
+	}
+	return nil
+}
+
+// dropCopies removes the stream of a region that has no edge any more.
+func (c *Conn) dropCopies(ctx context.Context) error {
+	ctx, cancel := within(ctx, requestTimeout)
+	defer cancel()
+	err := c.js.DeleteStream(ctx, StreamCopies)
+	switch {
+	case errors.Is(err, natsjs.ErrStreamNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("remove stream %s: %w", StreamCopies, err)
+	}
+	c.log.LogAttrs(ctx, slog.LevelInfo, "stream is removed: there is no edge any more", slog.String("stream", StreamCopies))
+	return nil
+}
+
+// describeSources returns what matters of sources, in one order, so that they can be compared and told.
+func describeSources(own string, sources []*natsjs.StreamSource) []string {
+	var words []string
+	for _, source := range sources {
+		s, ok := strandOf(own, source.External, source.SubjectTransforms)
+		switch {
+		case !ok:
+			words = append(words, "unknown source "+source.Name)
+		case source.Consumer == nil || *source.Consumer != *s.source().Consumer || source.SubjectTransforms[0] != s.source().SubjectTransforms[0]:
+			words = append(words, s.origin+"="+s.jurisdiction+" by another consumer")
+		default:
+			words = append(words, s.origin+"="+s.jurisdiction)
+		}
+	}
+	slices.SortFunc(words, cmp.Compare[string])
+	return words
+}

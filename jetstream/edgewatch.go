@@ -1,0 +1,360 @@
+package jetstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	natsjs "github.com/nats-io/nats.go/jetstream"
+)
+
+// Timing of the watch over edges.
+const (
+	// lookEvery is how often each edge is looked at, lookTimeout how long one look may take.
+	lookEvery   = 500 * time.Millisecond
+	lookTimeout = time.Second
+	// blindAfter is how long a region stays in sight without an answer. Nobody takes a session over from a region that was
+	// silent for less than 5 s.
+	blindAfter = 3 * time.Second
+	// A source that has heard nothing for silentAfter, though its consumer is there, is set up again, at most once in
+	// kickEvery: sooner where it was refused, for then NATS by itself waits for up to two minutes; later where it may be
+	// about to help itself.
+	silentAfter  = 4 * time.Second
+	refusedLooks = 3
+	silentLooks  = 16
+	kickEvery    = 30 * time.Second
+	// fullFrom is the part of the stream's bound from which it is nearly full.
+	fullFrom = 0.9
+	// lacksAfter is how long the other side's edge may be missing before that is told: the two do not start at once.
+	lacksAfter = 15 * time.Second
+)
+
+// sight is what is known of the strands that come in.
+type sight struct {
+	// mu guards the fields below, which watchEdges writes.
+	mu      sync.Mutex
+	strands map[strand]*strandSight
+	// fault is why the own stream could not be looked at; nil once it could.
+	fault error
+	// looked says that it could be, since the connection stands.
+	looked bool
+}
+
+// strandSight is what is known of one strand.
+type strandSight struct {
+	// answered is when its consumer was last seen, or when it was first looked for.
+	answered time.Time
+	// state says what is known: not yet anything, that it cannot be seen, that something is missing, that nothing is.
+	state strandState
+	// mark is a message of the origin that nothing before is missing of once it is stored here; 0: not known yet.
+	mark uint64
+	// silent counts the looks at which the source had not heard of a consumer that is there.
+	silent int
+	kicked time.Time
+	// lacking is since when the origin answers without having a consumer for us; told says that this was told of.
+	lacking time.Time
+	told    bool
+}
+
+type strandState int
+
+const (
+	strandUnknown strandState = iota
+	strandUnseen
+	strandBehind
+	strandCaughtUp
+)
+
+// errNoFeeder says that the origin answers and has no consumer for this region: it does not name it as an edge.
+var errNoFeeder = errors.New("the region has no consumer for this one; its --edges have to name it")
+
+// Ready returns nil once nothing is known to be missing of what other regions have to tell (V17): since the start, or since
+// an edge came into sight again, everything that its consumer had to send has been stored here. Regions that cannot be seen
+// are not waited for; whether one can, takes 3 s to tell. The error says what is missing. It needs Run.
+func (k *Copies) Ready() error {
+	k.sight.mu.Lock()
+	defer k.sight.mu.Unlock()
+	if !k.sight.looked {
+		if k.sight.fault != nil {
+			return fmt.Errorf("copies of sessions are not read yet: %w", k.sight.fault)
+		}
+		return errors.New("copies of sessions are not read yet")
+	}
+	for s, is := range k.sight.strands {
+		switch is.state {
+		case strandUnknown:
+			return fmt.Errorf("copies of sessions: whether region %s can be seen is not known yet", s.origin)
+		case strandBehind:
+			return fmt.Errorf("copies of sessions: not all of region %s, jurisdiction %s, have arrived yet", s.origin, s.jurisdiction)
+		case strandUnseen, strandCaughtUp:
+		}
+	}
+	return nil
+}
+
+// watchEdges looks at the edges until ctx ends.
+func (k *Copies) watchEdges(ctx context.Context) {
+	// What was known before the connection was lost says nothing of what was missed since.
+	defer k.conn.OnReconnect(k.sight.forget)()
+	for {
+		k.look(ctx)
+		if k.Ready() == nil {
+			k.metrics.ready.Set(1)
+		} else {
+			k.metrics.ready.Set(0)
+		}
+		if !sleep(ctx, lookEvery) {
+			return
+		}
+	}
+}
+
+func (s *sight) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.looked, s.strands = false, nil
+}
+
+// look finds out how things are with the own stream and with each strand.
+func (k *Copies) look(ctx context.Context) {
+	lookup, cancel := within(ctx, requestTimeout)
+	defer cancel()
+	info, err := k.conn.copiesInfo(lookup)
+	if err != nil {
+		k.sight.mu.Lock()
+		k.sight.fault = err
+		k.sight.mu.Unlock()
+		return
+	}
+	in := strandsOf(k.conn.region, info.Config.Sources)
+	k.incoming.Store(&in)
+	k.measure(ctx, info, in)
+	seen := make([]feeding, len(in))
+	var wg sync.WaitGroup
+	for i, s := range in {
+		wg.Go(func() { seen[i] = k.conn.feederOf(ctx, s) })
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	k.judge(ctx, info, in, seen)
+}
+
+// measure sets the metrics, and tells when the stream is nearly full.
+func (k *Copies) measure(ctx context.Context, info *natsjs.StreamInfo, in []strand) {
+	for _, lag := range k.beats.lags(in, time.Now()) {
+		if lag.Known {
+			k.metrics.lag.WithLabelValues(lag.Region).Set(lag.Behind.Seconds())
+		}
+	}
+	k.metrics.bytes.Set(float64(info.State.Bytes))
+	full := 0.0
+	if info.Config.MaxBytes > 0 {
+		full = float64(info.State.Bytes) / float64(info.Config.MaxBytes)
+	}
+	k.metrics.full.Set(full)
+	before := k.nearlyFull
+	k.nearlyFull = full >= fullFrom
+	if k.nearlyFull && !before {
+		k.log.LogAttrs(ctx, slog.LevelError, "copies of sessions fill their stream: soon the oldest are dropped, and those sessions cannot be taken over; raise its max_bytes",
+			slog.String("stream", StreamCopies), slog.Uint64("bytes", info.State.Bytes), slog.Int64("max_bytes", info.Config.MaxBytes))
+	}
+}
+
+// feeding is what the origin says of the consumer that a strand's copies leave by.
+type feeding struct {
+	// err is why nothing is known; errNoFeeder where there is none.
+	err error
+	// pending is what is still to be sent, unacknowledged what was sent and is not stored yet.
+	pending, unacknowledged uint64
+	// sent is the last message of the origin that was sent or passed over.
+	sent uint64
+}
+
+// feederOf asks the origin's JetStream.
+func (c *Conn) feederOf(ctx context.Context, s strand) feeding {
+	ctx, cancel := within(ctx, lookTimeout)
+	defer cancel()
+	msg, err := c.nc.RequestWithContext(ctx, s.api()+".CONSUMER.INFO."+bucketStream(BucketSessions)+"."+s.feeder(), nil)
+	if err != nil {
+		return feeding{err: err}
+	}
+	var reply struct {
+		Error          *natsjs.APIError `json:"error"`
+		Pending        uint64           `json:"num_pending"`
+		Unacknowledged uint64           `json:"num_ack_pending"`
+		Delivered      struct {
+			Stream uint64 `json:"stream_seq"`
+		} `json:"delivered"`
+	}
+	switch err := json.Unmarshal(msg.Data, &reply); {
+	case err != nil:
+		return feeding{err: fmt.Errorf("read reply: %w", err)}
+	case reply.Error != nil && (reply.Error.ErrorCode == natsjs.JSErrCodeConsumerNotFound || reply.Error.ErrorCode == natsjs.JSErrCodeStreamNotFound):
+		return feeding{err: errNoFeeder}
+	case reply.Error != nil:
+		return feeding{err: reply.Error}
+	}
+	return feeding{pending: reply.Pending, unacknowledged: reply.Unacknowledged, sent: reply.Delivered.Stream}
+}
+
+// judge notes what a look has shown, and sets up again what is silent.
+func (k *Copies) judge(ctx context.Context, info *natsjs.StreamInfo, in []strand, seen []feeding) {
+	now := time.Now()
+	var silent []strand
+	k.sight.mu.Lock()
+	before := k.sight.strands
+	k.sight.strands, k.sight.looked, k.sight.fault = map[strand]*strandSight{}, true, nil
+	for i, s := range in {
+		is := before[s]
+		if is == nil {
+			is = &strandSight{answered: now}
+		}
+		k.sight.strands[s] = is
+		source := sourceOf(k.conn.region, info, s)
+		was := is.state
+		is.see(seen[i], source.Seq, now)
+		if is.quiet(seen[i], source, now) {
+			silent = append(silent, s)
+		}
+		if is.lacks(seen[i].err, now) || was != is.state && is.lacking.IsZero() {
+			k.tell(ctx, s, is.state, seen[i].err)
+		}
+	}
+	k.sight.mu.Unlock()
+	for _, s := range silent {
+		k.kick(ctx, s)
+	}
+}
+
+// sourceOf returns what the stream says of the source of a strand.
+func sourceOf(own string, info *natsjs.StreamInfo, s strand) *natsjs.StreamSourceInfo {
+	for _, source := range info.Sources {
+		if other, ok := strandOf(own, source.External, source.SubjectTransforms); ok && other == s {
+			return source
+		}
+	}
+	return &natsjs.StreamSourceInfo{Active: -1}
+}
+
+// see takes what the origin says, and the origin's last message that is stored here.
+func (is *strandSight) see(f feeding, stored uint64, now time.Time) {
+	switch {
+	case errors.Is(f.err, errNoFeeder): // it is in sight, and has nothing for us
+		is.answered, is.state, is.mark = now, strandUnseen, 0
+		return
+	case f.err != nil:
+		if now.Sub(is.answered) >= blindAfter {
+			is.state, is.mark = strandUnseen, 0
+		}
+		return
+	}
+	is.answered = now
+	if is.state == strandCaughtUp {
+		return
+	}
+	is.state = strandBehind
+	if is.mark == 0 && f.pending == 0 {
+		is.mark = f.sent
+	}
+	// What was sent into a link that was dead stays unacknowledged until it is sent again.
+	if f.pending == 0 && f.unacknowledged == 0 || is.mark > 0 && stored >= is.mark {
+		is.state = strandCaughtUp
+	}
+}
+
+// lacks reports whether it is time to tell that the other side does not name this region.
+func (is *strandSight) lacks(err error, now time.Time) bool {
+	if !errors.Is(err, errNoFeeder) {
+		is.lacking, is.told = time.Time{}, false
+		return false
+	}
+	if is.lacking.IsZero() {
+		is.lacking = now
+	}
+	if is.told || now.Sub(is.lacking) < lacksAfter {
+		return false
+	}
+	is.told = true
+	return true
+}
+
+// quiet reports whether the source has to be set up again.
+func (is *strandSight) quiet(f feeding, source *natsjs.StreamSourceInfo, now time.Time) bool {
+	if f.err != nil || source.Error == nil && source.Active >= 0 && source.Active < silentAfter {
+		is.silent = 0
+		return false
+	}
+	is.silent++
+	enough := silentLooks
+	if source.Error != nil {
+		enough = refusedLooks
+	}
+	if is.silent < enough || now.Sub(is.kicked) < kickEvery {
+		return false
+	}
+	is.silent, is.kicked = 0, now
+	return true
+}
+
+// tell logs a change of what is known of a strand.
+func (k *Copies) tell(ctx context.Context, s strand, state strandState, err error) {
+	attrs := []slog.Attr{slog.String("origin", s.origin), slog.String("jurisdiction", s.jurisdiction)}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	switch state {
+	case strandUnseen:
+		k.log.LogAttrs(ctx, slog.LevelWarn, "region is out of sight: no copies of its sessions arrive", attrs...)
+	case strandBehind:
+		k.log.LogAttrs(ctx, slog.LevelInfo, "region is in sight: copies of its sessions are being fetched", attrs...)
+	case strandCaughtUp:
+		k.log.LogAttrs(ctx, slog.LevelInfo, "copies of a region's sessions are complete", attrs...)
+	case strandUnknown:
+	}
+}
+
+// kick takes a source out of the stream and puts it back, upon which NATS asks for its consumer at once. It goes on where
+// it was: what is stored says how far that is.
+func (k *Copies) kick(ctx context.Context, s strand) {
+	err := k.conn.restartSource(ctx, s)
+	if err != nil {
+		k.log.LogAttrs(ctx, slog.LevelWarn, "silent source of copies could not be set up again",
+			slog.String("origin", s.origin), slog.String("error", err.Error()))
+		return
+	}
+	k.metrics.kicks.WithLabelValues(s.origin).Inc()
+	k.log.LogAttrs(ctx, slog.LevelWarn, "source of copies was silent and is set up again",
+		slog.String("origin", s.origin), slog.String("jurisdiction", s.jurisdiction))
+}
+
+func (c *Conn) restartSource(ctx context.Context, s strand) error {
+	ctx, cancel := within(context.WithoutCancel(ctx), requestTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, StreamCopies)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", StreamCopies, err)
+	}
+	config := stream.CachedInfo().Config
+	all := config.Sources
+	config.Sources = slices.DeleteFunc(slices.Clone(all), func(source *natsjs.StreamSource) bool {
+		other, ok := strandOf(c.region, source.External, source.SubjectTransforms)
+		return ok && other == s
+	})
+	if len(config.Sources) == len(all) {
+		return nil // it is no edge any more
+	}
+	_, err = c.js.UpdateStream(ctx, config)
+	config.Sources = all
+	back := c.retry(ctx, func() error { _, err := c.js.UpdateStream(ctx, config); return err })
+	if err := errors.Join(err, back); err != nil {
+		return fmt.Errorf("update stream %s: %w", StreamCopies, err)
+	}
+	return nil
+}
