@@ -54,7 +54,7 @@ func (k *Copies) writeBeat(ctx context.Context) error {
 		return err
 	}
 	var written []string
-	for _, s := range in { // an edge is one of both directions
+	for _, s := range in { // who gives us its sessions gets ours
 		if slices.Contains(written, s.jurisdiction) {
 			continue
 		}

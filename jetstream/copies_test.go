@@ -87,6 +87,14 @@ func openSites(t *testing.T, regions ...string) (*jetstreamtest.Fleet, map[strin
 // write stores a record in the region, over the one that is there.
 func (s *site) write(session string, change func(*sessions.Record)) sessions.Record {
 	s.t.Helper()
+	rec, err := s.put(session, change)
+	if err != nil {
+		s.t.Fatalf("%s: write %s: %v", s.name, session, err)
+	}
+	return rec
+}
+
+func (s *site) put(session string, change func(*sessions.Record)) (sessions.Record, error) {
 	rec := sessions.Record{
 		Version: sessions.RecordVersion, Session: session, Jurisdiction: events.GlobalJurisdiction, State: sessions.StateActive,
 		Epoch: events.Epoch{Number: 1, Region: s.name}, Gen: 1, ExpiresAt: time.Now().Add(time.Hour).UTC().Truncate(time.Second),
@@ -95,10 +103,8 @@ func (s *site) write(session string, change func(*sessions.Record)) sessions.Rec
 		change(&rec)
 	}
 	_, rev, _ := s.records.Get(s.t.Context(), rec.Key())
-	if _, err := s.records.Put(s.t.Context(), rec, rev); err != nil {
-		s.t.Fatalf("%s: write %s: %v", s.name, session, err)
-	}
-	return rec
+	_, err := s.records.Put(s.t.Context(), rec, rev)
+	return rec, err
 }
 
 func key(session string) sessions.Key {

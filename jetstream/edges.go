@@ -8,14 +8,13 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
 
 	"github.com/berthhq/berth/events"
 )
 
-// Edge is another region with which copies of sessions are exchanged, both ways: each of the two has to name the other.
+// Edge is another region from which copies of sessions come. They go both ways if each of the two names the other.
 type Edge struct {
 	Region string
 	// Jurisdictions are those whose sessions are copied: both regions are in each. Empty: events.GlobalJurisdiction.
@@ -67,24 +66,27 @@ func validateEdges(edges []Edge) error {
 	return nil
 }
 
-// strand is what an edge is made of: the copies of one region's sessions in one jurisdiction on their way to another
-// region. Each has a durable consumer where they come from and a source where they go to, so that those of one
-// jurisdiction travel on a subject which can be denied by itself.
+// strand is what an edge is made of: the copies of one region's sessions in one jurisdiction, on their way to another
+// region. Each is a source of its own, so that those of one jurisdiction travel on subjects that can be denied by themselves.
+//
+// The consumer of a source is the one that NATS makes by itself and starts after what the target has stored, not a durable
+// one: of a stream that keeps one message per key, nats-server 2.15.2 takes what is replaced while it is under way for
+// acknowledged, with all before it, and after a cut a durable consumer goes on behind what it has lost. What NATS's own
+// consumer lacks, to come back quickly after a cut, watchEdges adds.
 type strand struct{ jurisdiction, origin, target string }
 
-// strands returns those of the edges between own and the others: to own, and, turned, from it.
-func strands(own string, edges []Edge) (in, out []strand) {
+// strands returns those of the edges of a region.
+func strands(own string, edges []Edge) (list []strand) {
 	for _, e := range edges {
 		jurisdictions := e.Jurisdictions
 		if len(jurisdictions) == 0 {
 			jurisdictions = []string{events.GlobalJurisdiction}
 		}
 		for _, j := range jurisdictions {
-			in = append(in, strand{j, e.Region, own})
-			out = append(out, strand{j, own, e.Region})
+			list = append(list, strand{j, e.Region, own})
 		}
 	}
-	return in, out
+	return list
 }
 
 // copySubject returns the subject that the copy of a session, or a beat, is stored on.
@@ -92,13 +94,7 @@ func copySubject(jurisdiction, origin, session string) string {
 	return events.Copies(jurisdiction) + "." + origin + "." + session
 }
 
-// feederPrefix begins the names of the durable consumers that copies leave by. Jurisdictions and regions have no capital
-// letters, so no two strands share a name.
-const feederPrefix = "copies_"
-
-func (s strand) feeder() string { return feederPrefix + s.jurisdiction + "_TO_" + s.target }
-
-// travels returns the subject on which the copies travel.
+// travels returns the beginning of the subjects on which the copies travel.
 func (s strand) travels() string { return copySubject(s.jurisdiction, s.origin, s.target) }
 
 // keys returns the filter of the sessions that are copied.
@@ -111,8 +107,7 @@ func (s strand) api() string { return "$JS." + s.origin + ".API" }
 func (s strand) source() *natsjs.StreamSource {
 	return &natsjs.StreamSource{
 		Name:              bucketStream(BucketSessions),
-		External:          &natsjs.ExternalStream{APIPrefix: s.api()},
-		Consumer:          &natsjs.StreamConsumerSource{Name: s.feeder(), DeliverSubject: s.travels()},
+		External:          &natsjs.ExternalStream{APIPrefix: s.api(), DeliverPrefix: s.travels()},
 		SubjectTransforms: []natsjs.SubjectTransformConfig{{Source: s.keys(), Destination: copySubject(s.jurisdiction, s.origin, ">")}},
 	}
 }
@@ -139,81 +134,19 @@ func strandsOf(own string, sources []*natsjs.StreamSource) []strand {
 	return list
 }
 
-// feederPending is how many copies may be under way before the target has said that it has stored some.
-const feederPending = 10_000
-
-// consumer describes the durable consumer that the copies leave by. It acknowledges by flow control, as NATS wants it of
-// a stream's source, and NATS fixes its heartbeat.
-func (s strand) consumer() natsjs.ConsumerConfig {
-	return natsjs.ConsumerConfig{
-		Durable:        s.feeder(),
-		Description:    fmt.Sprintf("Copies of sessions of jurisdiction %s, to region %s", s.jurisdiction, s.target),
-		DeliverSubject: s.travels(),
-		FilterSubject:  s.keys(),
-		AckPolicy:      natsjs.AckFlowControlPolicy,
-		FlowControl:    true,
-		IdleHeartbeat:  time.Second,
-		MaxAckPending:  feederPending,
-	}
-}
-
-// provisionEdges makes what copies need: the consumers by which others get ours, and the stream that gets theirs. What is
-// no edge any more goes, with its copies.
+// provisionEdges makes the stream that copies come to. What comes from no edge any more goes.
 func (c *Conn) provisionEdges(ctx context.Context, t *Topology) error {
-	if t.Edges == nil {
+	in := strands(c.region, t.Edges)
+	switch {
+	case t.Edges == nil:
 		return nil
-	}
-	in, out := strands(c.region, t.Edges)
-	if slices.ContainsFunc(in, func(s strand) bool { return s.origin == c.region }) {
+	case slices.ContainsFunc(in, func(s strand) bool { return s.origin == c.region }):
 		return fmt.Errorf("edge %s: that is this region itself", c.region)
-	}
-	if err := c.retry(ctx, func() error { return c.ensureFeeders(ctx, out) }); err != nil {
-		return err
-	}
-	if len(in) == 0 {
+	case len(in) == 0:
 		return c.retry(ctx, func() error { return c.dropCopies(ctx) })
+	default:
+		return c.retry(ctx, func() error { return c.ensureCopies(ctx, t.copies(in)) })
 	}
-	return c.retry(ctx, func() error { return c.ensureCopies(ctx, t.copies(in)) })
-}
-
-// ensureFeeders makes the consumers of these strands, and removes those of others.
-func (c *Conn) ensureFeeders(ctx context.Context, out []strand) error {
-	ctx, cancel := within(ctx, requestTimeout)
-	defer cancel()
-	name := bucketStream(BucketSessions)
-	s, err := c.js.Stream(ctx, name)
-	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", name, err)
-	}
-	have := map[string]natsjs.ConsumerConfig{}
-	list := s.ListConsumers(ctx)
-	for info := range list.Info() {
-		if strings.HasPrefix(info.Name, feederPrefix) {
-			have[info.Name] = info.Config
-		}
-	}
-	if err := list.Err(); err != nil {
-		return fmt.Errorf("list consumers of %s: %w", name, err)
-	}
-	for _, strand := range out {
-		want := strand.consumer()
-		old, ok := have[want.Durable]
-		delete(have, want.Durable)
-		if ok && old.DeliverSubject == want.DeliverSubject && old.FilterSubject == want.FilterSubject && old.MaxAckPending == want.MaxAckPending {
-			continue
-		}
-		if _, err := c.js.CreateOrUpdatePushConsumer(ctx, name, want); err != nil {
-			return fmt.Errorf("make consumer %s of %s: %w", want.Durable, name, err)
-		}
-		c.log.LogAttrs(ctx, slog.LevelInfo, "consumer is made", slog.String("consumer", want.Durable), slog.String("stream", name))
-	}
-	for consumer := range have {
-		if err := c.js.DeleteConsumer(ctx, name, consumer); err != nil && !errors.Is(err, natsjs.ErrConsumerNotFound) {
-			return fmt.Errorf("remove consumer %s of %s: %w", consumer, name, err)
-		}
-		c.log.LogAttrs(ctx, slog.LevelInfo, "consumer is removed", slog.String("consumer", consumer), slog.String("stream", name))
-	}
-	return nil
 }
 
 // ensureCopies makes the stream, or updates it, and forgets the copies that come from nowhere any more.
@@ -268,8 +201,8 @@ func describeSources(own string, sources []*natsjs.StreamSource) []string {
 		switch {
 		case !ok:
 			words = append(words, "unknown source "+source.Name)
-		case source.Consumer == nil || *source.Consumer != *s.source().Consumer || source.SubjectTransforms[0] != s.source().SubjectTransforms[0]:
-			words = append(words, s.origin+"="+s.jurisdiction+" by another consumer")
+		case source.Consumer != nil || *source.External != *s.source().External || source.SubjectTransforms[0] != s.source().SubjectTransforms[0]:
+			words = append(words, s.origin+"="+s.jurisdiction+" in another way")
 		default:
 			words = append(words, s.origin+"="+s.jurisdiction)
 		}

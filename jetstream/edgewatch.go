@@ -21,17 +21,16 @@ const (
 	// blindAfter is how long a region stays in sight without an answer. Nobody takes a session over from a region that was
 	// silent for less than 5 s.
 	blindAfter = 3 * time.Second
-	// A source that has heard nothing for silentAfter, though its consumer is there, is set up again, at most once in
-	// kickEvery: sooner where it was refused, for then NATS by itself waits for up to two minutes; later where it may be
-	// about to help itself.
-	silentAfter  = 4 * time.Second
-	refusedLooks = 3
-	silentLooks  = 16
-	kickEvery    = 30 * time.Second
+	// A source hears something every second while it works. One that has heard nothing for silentAfter, though its origin
+	// answers at silentLooks looks in a row, is set up again, and then given kickEvery: by itself NATS waits for half a
+	// minute for an answer that was lost with the link, and for up to two after that.
+	silentAfter = 2 * time.Second
+	silentLooks = 2
+	kickEvery   = 5 * time.Second
+	// steadyLooks is how many looks in a row a source has to work without that anything comes, to have nothing to come.
+	steadyLooks = 6
 	// fullFrom is the part of the stream's bound from which it is nearly full.
 	fullFrom = 0.9
-	// lacksAfter is how long the other side's edge may be missing before that is told: the two do not start at once.
-	lacksAfter = 15 * time.Second
 )
 
 // sight is what is known of the strands that come in.
@@ -47,18 +46,23 @@ type sight struct {
 
 // strandSight is what is known of one strand.
 type strandSight struct {
-	// answered is when its consumer was last seen, or when it was first looked for.
+	// answered is when its origin last answered, or when it was first asked.
 	answered time.Time
 	// state says what is known: not yet anything, that it cannot be seen, that something is missing, that nothing is.
 	state strandState
-	// mark is a message of the origin that nothing before is missing of once it is stored here; 0: not known yet.
+	// mark is the last message that the origin had when it came into sight: nothing before it is missing once it, or a
+	// later one, is stored here. 0: not known yet.
 	mark uint64
-	// silent counts the looks at which the source had not heard of a consumer that is there.
+	// stored is the last message of the origin that was stored here at the last look; steady counts the looks since then at
+	// which the source worked.
+	stored uint64
+	steady int
+	// silent counts the looks at which the source had heard nothing though the origin answers; kicked is when it was last
+	// set up again.
 	silent int
 	kicked time.Time
-	// lacking is since when the origin answers without having a consumer for us; told says that this was told of.
-	lacking time.Time
-	told    bool
+	// lost says that the origin has fewer messages than are stored here of it, and that this was told.
+	lost bool
 }
 
 type strandState int
@@ -70,11 +74,8 @@ const (
 	strandCaughtUp
 )
 
-// errNoFeeder says that the origin answers and has no consumer for this region: it does not name it as an edge.
-var errNoFeeder = errors.New("the region has no consumer for this one; its --edges have to name it")
-
 // Ready returns nil once nothing is known to be missing of what other regions have to tell (V17): since the start, or since
-// an edge came into sight again, everything that its consumer had to send has been stored here. Regions that cannot be seen
+// an edge came into sight again, everything that it had then has been stored here. Regions that cannot be seen
 // are not waited for; whether one can, takes 3 s to tell. The error says what is missing. It needs Run.
 func (k *Copies) Ready() error {
 	k.sight.mu.Lock()
@@ -134,10 +135,10 @@ func (k *Copies) look(ctx context.Context) {
 	in := strandsOf(k.conn.region, info.Config.Sources)
 	k.incoming.Store(&in)
 	k.measure(ctx, info, in)
-	seen := make([]feeding, len(in))
+	seen := make([]originState, len(in))
 	var wg sync.WaitGroup
 	for i, s := range in {
-		wg.Go(func() { seen[i] = k.conn.feederOf(ctx, s) })
+		wg.Go(func() { seen[i] = k.conn.originOf(ctx, s) })
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
@@ -167,45 +168,39 @@ func (k *Copies) measure(ctx context.Context, info *natsjs.StreamInfo, in []stra
 	}
 }
 
-// feeding is what the origin says of the consumer that a strand's copies leave by.
-type feeding struct {
-	// err is why nothing is known; errNoFeeder where there is none.
+// originState is what an origin says of its sessions.
+type originState struct {
+	// err is why nothing is known.
 	err error
-	// pending is what is still to be sent, unacknowledged what was sent and is not stored yet.
-	pending, unacknowledged uint64
-	// sent is the last message of the origin that was sent or passed over.
-	sent uint64
+	// last is the last message of its bucket of sessions.
+	last uint64
 }
 
-// feederOf asks the origin's JetStream.
-func (c *Conn) feederOf(ctx context.Context, s strand) feeding {
+// originOf asks the origin's JetStream, which answers without a word of any session.
+func (c *Conn) originOf(ctx context.Context, s strand) originState {
 	ctx, cancel := within(ctx, lookTimeout)
 	defer cancel()
-	msg, err := c.nc.RequestWithContext(ctx, s.api()+".CONSUMER.INFO."+bucketStream(BucketSessions)+"."+s.feeder(), nil)
+	msg, err := c.nc.RequestWithContext(ctx, s.api()+".STREAM.INFO."+bucketStream(BucketSessions), nil)
 	if err != nil {
-		return feeding{err: err}
+		return originState{err: err}
 	}
 	var reply struct {
-		Error          *natsjs.APIError `json:"error"`
-		Pending        uint64           `json:"num_pending"`
-		Unacknowledged uint64           `json:"num_ack_pending"`
-		Delivered      struct {
-			Stream uint64 `json:"stream_seq"`
-		} `json:"delivered"`
+		Error *natsjs.APIError `json:"error"`
+		State struct {
+			Last uint64 `json:"last_seq"`
+		} `json:"state"`
 	}
-	switch err := json.Unmarshal(msg.Data, &reply); {
-	case err != nil:
-		return feeding{err: fmt.Errorf("read reply: %w", err)}
-	case reply.Error != nil && (reply.Error.ErrorCode == natsjs.JSErrCodeConsumerNotFound || reply.Error.ErrorCode == natsjs.JSErrCodeStreamNotFound):
-		return feeding{err: errNoFeeder}
-	case reply.Error != nil:
-		return feeding{err: reply.Error}
+	if err := json.Unmarshal(msg.Data, &reply); err != nil {
+		return originState{err: fmt.Errorf("read reply: %w", err)}
 	}
-	return feeding{pending: reply.Pending, unacknowledged: reply.Unacknowledged, sent: reply.Delivered.Stream}
+	if reply.Error != nil {
+		return originState{err: reply.Error}
+	}
+	return originState{last: reply.State.Last}
 }
 
 // judge notes what a look has shown, and sets up again what is silent.
-func (k *Copies) judge(ctx context.Context, info *natsjs.StreamInfo, in []strand, seen []feeding) {
+func (k *Copies) judge(ctx context.Context, info *natsjs.StreamInfo, in []strand, seen []originState) {
 	now := time.Now()
 	var silent []strand
 	k.sight.mu.Lock()
@@ -218,13 +213,18 @@ func (k *Copies) judge(ctx context.Context, info *natsjs.StreamInfo, in []strand
 		}
 		k.sight.strands[s] = is
 		source := sourceOf(k.conn.region, info, s)
-		was := is.state
-		is.see(seen[i], source.Seq, now)
+		was, lost := is.state, is.lost
+		is.see(seen[i], source, now)
 		if is.quiet(seen[i], source, now) {
 			silent = append(silent, s)
 		}
-		if is.lacks(seen[i].err, now) || was != is.state && is.lacking.IsZero() {
+		if was != is.state {
 			k.tell(ctx, s, is.state, seen[i].err)
+		}
+		if is.lost && !lost {
+			k.log.LogAttrs(ctx, slog.LevelError, "a region has lost sessions that are copied here: what it writes next is not copied until it has written as much again; "+
+				"take its edge away and add it again to copy all anew", slog.String("origin", s.origin), slog.String("jurisdiction", s.jurisdiction),
+				slog.Uint64("lost", is.stored-seen[i].last))
 		}
 	}
 	k.sight.mu.Unlock()
@@ -243,60 +243,46 @@ func sourceOf(own string, info *natsjs.StreamInfo, s strand) *natsjs.StreamSourc
 	return &natsjs.StreamSourceInfo{Active: -1}
 }
 
-// see takes what the origin says, and the origin's last message that is stored here.
-func (is *strandSight) see(f feeding, stored uint64, now time.Time) {
-	switch {
-	case errors.Is(f.err, errNoFeeder): // it is in sight, and has nothing for us
-		is.answered, is.state, is.mark = now, strandUnseen, 0
-		return
-	case f.err != nil:
+// works reports whether a source hears its consumer.
+func works(source *natsjs.StreamSourceInfo) bool {
+	return source.Error == nil && source.Active >= 0 && source.Active < silentAfter
+}
+
+// see takes what the origin says, and what the own stream said of the source before that.
+func (is *strandSight) see(origin originState, source *natsjs.StreamSourceInfo, now time.Time) {
+	is.steady++
+	if !works(source) || source.Lag > 0 || source.Seq != is.stored {
+		is.steady = 0
+	}
+	is.stored = source.Seq
+	if origin.err != nil {
 		if now.Sub(is.answered) >= blindAfter {
 			is.state, is.mark = strandUnseen, 0
 		}
 		return
 	}
 	is.answered = now
+	is.lost = origin.last < is.stored
 	if is.state == strandCaughtUp {
 		return
 	}
-	is.state = strandBehind
-	if is.mark == 0 && f.pending == 0 {
-		is.mark = f.sent
+	if is.state != strandBehind {
+		is.state, is.mark, is.steady = strandBehind, origin.last, 0
 	}
-	// What was sent into a link that was dead stays unacknowledged until it is sent again.
-	if f.pending == 0 && f.unacknowledged == 0 || is.mark > 0 && stored >= is.mark {
+	// The last message may be of another jurisdiction, and does not come then: the next beat does, if one is written there.
+	if is.stored >= is.mark || is.steady >= steadyLooks {
 		is.state = strandCaughtUp
 	}
 }
 
-// lacks reports whether it is time to tell that the other side does not name this region.
-func (is *strandSight) lacks(err error, now time.Time) bool {
-	if !errors.Is(err, errNoFeeder) {
-		is.lacking, is.told = time.Time{}, false
-		return false
-	}
-	if is.lacking.IsZero() {
-		is.lacking = now
-	}
-	if is.told || now.Sub(is.lacking) < lacksAfter {
-		return false
-	}
-	is.told = true
-	return true
-}
-
 // quiet reports whether the source has to be set up again.
-func (is *strandSight) quiet(f feeding, source *natsjs.StreamSourceInfo, now time.Time) bool {
-	if f.err != nil || source.Error == nil && source.Active >= 0 && source.Active < silentAfter {
+func (is *strandSight) quiet(origin originState, source *natsjs.StreamSourceInfo, now time.Time) bool {
+	if origin.err != nil || works(source) {
 		is.silent = 0
 		return false
 	}
 	is.silent++
-	enough := silentLooks
-	if source.Error != nil {
-		enough = refusedLooks
-	}
-	if is.silent < enough || now.Sub(is.kicked) < kickEvery {
+	if is.silent < silentLooks || now.Sub(is.kicked) < kickEvery {
 		return false
 	}
 	is.silent, is.kicked = 0, now

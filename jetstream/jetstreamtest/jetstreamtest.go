@@ -31,6 +31,9 @@ const (
 	maxStore  = 1 << 40
 )
 
+// sourceSetup is what waits half a minute for another domain's answer, also when its server is shut down meanwhile.
+const sourceSetup = "github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"
+
 // shared is the one server of a test binary. Main makes it possible, the first Shared starts it.
 var shared struct {
 	allowed atomic.Bool
@@ -51,7 +54,7 @@ func Main(m *testing.M, ignore ...goleak.Option) {
 		code = max(code, 1)
 	}
 	if code == 0 {
-		ignore = append(ignore, goleak.IgnoreTopFunction(fileStoreTicker))
+		ignore = append(ignore, goleak.IgnoreTopFunction(fileStoreTicker), goleak.IgnoreTopFunction(sourceSetup))
 		if err := goleak.Find(ignore...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
