@@ -60,10 +60,11 @@ func (s *site) provision(edges []jetstream.Edge) {
 }
 
 func (s *site) run() {
-	s.copies = s.conn.Copies(jetstream.CopiesConfig{Metrics: s.metrics})
+	copies := s.conn.Copies(jetstream.CopiesConfig{Metrics: s.metrics})
+	s.copies = copies
 	ctx, cancel := context.WithCancel(s.t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.copies.Run(ctx) }()
+	go func() { ended <- copies.Run(ctx) }()
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -103,11 +103,13 @@ func (s strand) keys() string { return bucketSubject(BucketSessions, s.jurisdict
 // api returns the prefix of the JetStream API of the region where the copies come from.
 func (s strand) api() string { return "$JS." + s.origin + ".API" }
 
-// source describes where the target's stream gets them from.
+// source describes where the target's stream gets them from. All of it has to come, so the start is said: NATS would begin
+// a new source of a stream that has dropped its first messages with what is written from now on.
 func (s strand) source() *natsjs.StreamSource {
 	return &natsjs.StreamSource{
 		Name:              bucketStream(BucketSessions),
 		External:          &natsjs.ExternalStream{APIPrefix: s.api(), DeliverPrefix: s.travels()},
+		OptStartSeq:       1,
 		SubjectTransforms: []natsjs.SubjectTransformConfig{{Source: s.keys(), Destination: copySubject(s.jurisdiction, s.origin, ">")}},
 	}
 }
@@ -201,7 +203,7 @@ func describeSources(own string, sources []*natsjs.StreamSource) []string {
 		switch {
 		case !ok:
 			words = append(words, "unknown source "+source.Name)
-		case source.Consumer != nil || *source.External != *s.source().External || source.SubjectTransforms[0] != s.source().SubjectTransforms[0]:
+		case source.Consumer != nil || source.OptStartSeq != 1 || *source.External != *s.source().External || source.SubjectTransforms[0] != s.source().SubjectTransforms[0]:
 			words = append(words, s.origin+"="+s.jurisdiction+" in another way")
 		default:
 			words = append(words, s.origin+"="+s.jurisdiction)

@@ -22,11 +22,12 @@ const (
 	// silent for less than 5 s.
 	blindAfter = 3 * time.Second
 	// A source hears something every second while it works. One that has heard nothing for silentAfter, though its origin
-	// answers at silentLooks looks in a row, is set up again, and then given kickEvery: by itself NATS waits for half a
-	// minute for an answer that was lost with the link, and for up to two after that.
+	// answers at silentLooks looks in a row, is set up again, and then given firstKick, doubling up to lastKick: by itself
+	// NATS waits for half a minute for an answer that was lost with the link, and for up to two after that.
 	silentAfter = 2 * time.Second
 	silentLooks = 2
-	kickEvery   = 5 * time.Second
+	firstKick   = 4 * time.Second
+	lastKick    = time.Minute
 	// steadyLooks is how many looks in a row a source has to work without that anything comes, to have nothing to come.
 	steadyLooks = 6
 	// fullFrom is the part of the stream's bound from which it is nearly full.
@@ -57,10 +58,11 @@ type strandSight struct {
 	// which the source worked.
 	stored uint64
 	steady int
-	// silent counts the looks at which the source had heard nothing though the origin answers; kicked is when it was last
-	// set up again.
+	// silent counts the looks at which the source had heard nothing though the origin answers; until kick it is not set up
+	// again, and then has pause to work.
 	silent int
-	kicked time.Time
+	kick   time.Time
+	pause  time.Duration
 	// lost says that the origin has fewer messages than are stored here of it, and that this was told.
 	lost bool
 }
@@ -109,7 +111,11 @@ func (k *Copies) watchEdges(ctx context.Context) {
 		} else {
 			k.metrics.ready.Set(0)
 		}
-		if !sleep(ctx, lookEvery) {
+		wait := lookEvery
+		if in := k.incoming.Load(); in != nil && len(*in) == 0 {
+			wait = noEdgesWait
+		}
+		if !sleep(ctx, wait) {
 			return
 		}
 	}
@@ -176,6 +182,9 @@ type originState struct {
 	last uint64
 }
 
+// errNoSessions says that the origin answers, and has never had a session.
+var errNoSessions = errors.New("the region has no bucket " + BucketSessions + " yet")
+
 // originOf asks the origin's JetStream, which answers without a word of any session.
 func (c *Conn) originOf(ctx context.Context, s strand) originState {
 	ctx, cancel := within(ctx, lookTimeout)
@@ -193,7 +202,10 @@ func (c *Conn) originOf(ctx context.Context, s strand) originState {
 	if err := json.Unmarshal(msg.Data, &reply); err != nil {
 		return originState{err: fmt.Errorf("read reply: %w", err)}
 	}
-	if reply.Error != nil {
+	switch {
+	case reply.Error != nil && reply.Error.ErrorCode == natsjs.JSErrCodeStreamNotFound:
+		return originState{err: errNoSessions}
+	case reply.Error != nil:
 		return originState{err: reply.Error}
 	}
 	return originState{last: reply.State.Last}
@@ -209,7 +221,7 @@ func (k *Copies) judge(ctx context.Context, info *natsjs.StreamInfo, in []strand
 	for i, s := range in {
 		is := before[s]
 		if is == nil {
-			is = &strandSight{answered: now}
+			is = &strandSight{answered: now, pause: firstKick}
 		}
 		k.sight.strands[s] = is
 		source := sourceOf(k.conn.region, info, s)
@@ -256,7 +268,7 @@ func (is *strandSight) see(origin originState, source *natsjs.StreamSourceInfo, 
 	}
 	is.stored = source.Seq
 	if origin.err != nil {
-		if now.Sub(is.answered) >= blindAfter {
+		if now.Sub(is.answered) >= blindAfter || errors.Is(origin.err, errNoSessions) {
 			is.state, is.mark = strandUnseen, 0
 		}
 		return
@@ -277,15 +289,19 @@ func (is *strandSight) see(origin originState, source *natsjs.StreamSourceInfo, 
 
 // quiet reports whether the source has to be set up again.
 func (is *strandSight) quiet(origin originState, source *natsjs.StreamSourceInfo, now time.Time) bool {
+	if works(source) {
+		is.pause = firstKick
+	}
 	if origin.err != nil || works(source) {
 		is.silent = 0
 		return false
 	}
 	is.silent++
-	if is.silent < silentLooks || now.Sub(is.kicked) < kickEvery {
+	if is.silent < silentLooks || now.Before(is.kick) {
 		return false
 	}
-	is.silent, is.kicked = 0, now
+	is.silent, is.kick = 0, now.Add(is.pause)
+	is.pause = min(2*is.pause, lastKick)
 	return true
 }
 
