@@ -166,9 +166,7 @@ func (k *Copies) Lags() []Lag {
 
 // CopyLags reads once, from the stream alone, what Lags returns.
 func (c *Conn) CopyLags(ctx context.Context) ([]Lag, error) {
-	lookup, cancel := within(ctx, requestTimeout)
-	defer cancel()
-	info, err := c.copiesInfo(lookup)
+	info, err := c.copiesInfo(ctx)
 	if err != nil || len(info.Config.Sources) == 0 {
 		return nil, err
 	}

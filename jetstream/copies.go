@@ -101,8 +101,6 @@ func (k *Copies) strands(ctx context.Context) ([]strand, error) {
 	if known := k.incoming.Load(); known != nil {
 		return *known, nil
 	}
-	ctx, cancel := within(ctx, requestTimeout)
-	defer cancel()
 	info, err := k.conn.copiesInfo(ctx)
 	if err != nil {
 		return nil, err
@@ -114,6 +112,8 @@ func (k *Copies) strands(ctx context.Context) ([]strand, error) {
 
 // copiesInfo describes the stream, emptily where there is none: the region has no edges.
 func (c *Conn) copiesInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
+	ctx, cancel := within(ctx, requestTimeout)
+	defer cancel()
 	s, err := c.js.Stream(ctx, StreamCopies)
 	switch {
 	case errors.Is(err, natsjs.ErrStreamNotFound):

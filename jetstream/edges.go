@@ -136,7 +136,7 @@ func strandsOf(own string, sources []*natsjs.StreamSource) []strand {
 	return list
 }
 
-// provisionEdges makes the stream that copies come to. What comes from no edge any more goes.
+// provisionEdges makes the stream that copies come to. What comes from no edge any more goes, with its copies.
 func (c *Conn) provisionEdges(ctx context.Context, t *Topology) error {
 	in := strands(c.region, t.Edges)
 	switch {
@@ -146,37 +146,45 @@ func (c *Conn) provisionEdges(ctx context.Context, t *Topology) error {
 		return fmt.Errorf("edge %s: that is this region itself", c.region)
 	case len(in) == 0:
 		return c.retry(ctx, func() error { return c.dropCopies(ctx) })
-	default:
-		return c.retry(ctx, func() error { return c.ensureCopies(ctx, t.copies(in)) })
 	}
-}
-
-// ensureCopies makes the stream, or updates it, and forgets the copies that come from nowhere any more.
-func (c *Conn) ensureCopies(ctx context.Context, w want) error {
-	lookup, cancel := within(ctx, requestTimeout)
-	defer cancel()
 	var before []strand
-	s, err := c.js.Stream(lookup, StreamCopies)
-	switch {
-	case err == nil:
-		before = strandsOf(c.region, s.CachedInfo().Config.Sources)
-	case !errors.Is(err, natsjs.ErrStreamNotFound):
-		return fmt.Errorf("look up stream %s: %w", StreamCopies, err)
+	err := c.retry(ctx, func() error {
+		info, err := c.copiesInfo(ctx)
+		if err == nil {
+			before = strandsOf(c.region, info.Config.Sources)
+		}
+		return err
+	})
+	if err == nil {
+		err = c.ensureWithRetries(ctx, t.copies(in))
 	}
-	if err := c.ensure(ctx, w); err != nil {
+	if err != nil {
 		return err
 	}
-	now := strandsOf(c.region, w.config.Sources)
 	for _, gone := range before {
-		if slices.Contains(now, gone) {
+		if slices.Contains(in, gone) {
 			continue
 		}
-		if err := s.Purge(lookup, natsjs.WithPurgeSubject(copySubject(gone.jurisdiction, gone.origin, ">"))); err != nil {
-			return fmt.Errorf("purge copies of %s from %s: %w", gone.origin, StreamCopies, err)
+		if err := c.retry(ctx, func() error { return c.purgeCopies(ctx, gone) }); err != nil {
+			return err
 		}
-		c.log.LogAttrs(ctx, slog.LevelInfo, "copies of a former edge are removed",
-			slog.String("origin", gone.origin), slog.String("jurisdiction", gone.jurisdiction))
 	}
+	return nil
+}
+
+// purgeCopies removes the copies of a strand that is there no more.
+func (c *Conn) purgeCopies(ctx context.Context, s strand) error {
+	ctx, cancel := within(ctx, requestTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, StreamCopies)
+	if err == nil {
+		err = stream.Purge(ctx, natsjs.WithPurgeSubject(copySubject(s.jurisdiction, s.origin, ">")))
+	}
+	if err != nil {
+		return fmt.Errorf("purge copies of %s from stream %s: %w", s.origin, StreamCopies, err)
+	}
+	c.log.LogAttrs(ctx, slog.LevelInfo, "copies of a former edge are removed",
+		slog.String("origin", s.origin), slog.String("jurisdiction", s.jurisdiction))
 	return nil
 }
 

@@ -129,9 +129,7 @@ func (s *sight) forget() {
 
 // look finds out how things are with the own stream and with each strand.
 func (k *Copies) look(ctx context.Context) {
-	lookup, cancel := within(ctx, requestTimeout)
-	defer cancel()
-	info, err := k.conn.copiesInfo(lookup)
+	info, err := k.conn.copiesInfo(ctx)
 	if err != nil {
 		k.sight.mu.Lock()
 		k.sight.fault = err
@@ -313,7 +311,11 @@ func (k *Copies) tell(ctx context.Context, s strand, state strandState, err erro
 	}
 	switch state {
 	case strandUnseen:
-		k.log.LogAttrs(ctx, slog.LevelWarn, "region is out of sight: no copies of its sessions arrive", attrs...)
+		level := slog.LevelWarn
+		if errors.Is(err, errNoSessions) {
+			level = slog.LevelInfo // it is about to be set up
+		}
+		k.log.LogAttrs(ctx, level, "region is out of sight: no copies of its sessions arrive", attrs...)
 	case strandBehind:
 		k.log.LogAttrs(ctx, slog.LevelInfo, "region is in sight: copies of its sessions are being fetched", attrs...)
 	case strandCaughtUp:
@@ -332,7 +334,7 @@ func (k *Copies) kick(ctx context.Context, s strand) {
 		return
 	}
 	k.metrics.kicks.WithLabelValues(s.origin).Inc()
-	k.log.LogAttrs(ctx, slog.LevelWarn, "source of copies was silent and is set up again",
+	k.log.LogAttrs(ctx, slog.LevelInfo, "source of copies was silent and is set up again",
 		slog.String("origin", s.origin), slog.String("jurisdiction", s.jurisdiction))
 }
 

@@ -84,12 +84,14 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base, inner := errgroup.WithContext(inner)
 	base.Go(func() error { return servers.Run(inner) })
 	base.Go(func() error { return service.Run(inner) })
+	copies := conn.Copies(jetstream.CopiesConfig{Log: c.Log, Metrics: metrics})
+	base.Go(func() error { return copies.Run(inner) })
 	clocks := &clock{skew: conn.Skew, log: c.log()}
 	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
-	ready := func() error { return cmp.Or(service.Ready(), clocks.ready()) }
+	ready := func() error { return cmp.Or(service.Ready(), clocks.ready(), copies.Ready()) }
 	err = c.serve(outer, conn, l, service, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
