@@ -9,6 +9,7 @@ import (
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
@@ -256,6 +257,37 @@ func TestRegionJoinsLate(t *testing.T) {
 	t.Logf("complete and ready %v after the start, %v after it knew of its edges", time.Since(began), ready)
 	if lags := us.copies.Lags(); len(lags) != 1 || lags[0].Known {
 		t.Errorf("lags %v of a region that writes no beats", lags)
+	}
+}
+
+// TestCopiesInACluster shuts down the node that leads the stream of copies.
+func TestCopiesInACluster(t *testing.T) {
+	t.Parallel()
+	f := jetstreamtest.NewFleet(t, nil, "eu-west-1")
+	eu := openSite(t, f, "eu-west-1", []jetstream.Edge{{Region: "us-east-1"}})
+	nodes := jetstreamtest.NewCluster(t, "us-east-1", 3, f.Hub.LeafURL())
+	us := &site{t: t, name: "us-east-1", conn: jetstreamtest.Dial(t, nodes.URL()), metrics: prometheus.NewRegistry()}
+	us.records = us.conn.Records()
+	if err := us.conn.Provision(t.Context(), jetstream.Topology{Replicas: 3, Edges: []jetstream.Edge{{Region: eu.name}}}); err != nil {
+		t.Fatal(err)
+	}
+	us.run()
+	recs := eu.writeMany(20, 1)
+	jetstreamtest.Eventually(t, soon, "the first copies are there", func() bool { return us.lacks(eu.name, recs) == 0 })
+	us.ready(soon)
+	if got := configs(t, us.conn)[jetstream.StreamCopies].Replicas; got != 3 {
+		t.Errorf("%d replicas of the copies, want 3", got)
+	}
+	if err := nodes.Leader(t, us.conn.JetStream(), jetstream.StreamCopies).Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	recs = eu.writeMany(20, 2)
+	last := recs[len(recs)-1]
+	us.sees(soon, last.Key(), sessions.Copy{Region: eu.name, Record: last})
+	t.Logf("complete %v after the leader's end", time.Since(began))
+	if n := us.lacks(eu.name, recs); n > 0 {
+		t.Errorf("%d copies are missing", n)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 // TestCopiesEndWithTheirSessions: the bucket shrinks by its message TTLs, and so do its copies. What is removed otherwise
 // takes no copy with it: a session ends by revocation or by its age.
 func TestCopiesEndWithTheirSessions(t *testing.T) {
+	t.Parallel()
 	_, sites := openSites(t, "eu-west-1", "us-east-1")
 	eu, us := sites["eu-west-1"], sites["us-east-1"]
 	ends := func(in time.Duration) func(*sessions.Record) {
@@ -73,6 +74,7 @@ func TestCopiesEndWithTheirSessions(t *testing.T) {
 
 // TestBadCopiesAreSkipped: what cannot be used is counted, said once, and in nobody's way.
 func TestBadCopiesAreSkipped(t *testing.T) {
+	t.Parallel()
 	_, sites := openSites(t, "eu-west-1", "us-east-1")
 	eu, us := sites["eu-west-1"], sites["us-east-1"]
 	var said lines
@@ -123,6 +125,7 @@ func TestBadCopiesAreSkipped(t *testing.T) {
 // TestCopiesStayInTheirJurisdiction: us is no member of eu. It gets none of eu's copies, asks as it may, and nobody there
 // hears one.
 func TestCopiesStayInTheirJurisdiction(t *testing.T) {
+	t.Parallel()
 	f := jetstreamtest.NewFleet(t, map[string][]string{"us-east-1": {"eu"}}, "eu-west-1", "eu-central-1", "us-east-1")
 	both := []string{"global", "eu"}
 	west := openSite(t, f, "eu-west-1", []jetstream.Edge{{Region: "eu-central-1", Jurisdictions: both}, {Region: "us-east-1"}})
@@ -182,6 +185,7 @@ func spyOn(t *testing.T, url string) (heard func(word string) []string) {
 
 // TestFullOfCopies: where the stream is full the oldest copies go and new ones come, and the operator is told in time.
 func TestFullOfCopies(t *testing.T) {
+	t.Parallel()
 	f := jetstreamtest.NewFleet(t, nil, "eu-west-1", "us-east-1")
 	eu := openSite(t, f, "eu-west-1", []jetstream.Edge{{Region: "us-east-1"}})
 	var said lines

@@ -146,6 +146,7 @@ func (s *site) ready(limit time.Duration) time.Duration {
 const soon = 15 * time.Second
 
 func TestCopiesArriveAtEveryEdge(t *testing.T) {
+	t.Parallel()
 	began := time.Now()
 	_, sites := openSites(t, "eu-west-1", "us-east-1", "ap-southeast-1")
 	eu, us, ap := sites["eu-west-1"], sites["us-east-1"], sites["ap-southeast-1"]
@@ -186,8 +187,9 @@ func TestCopiesArriveAtEveryEdge(t *testing.T) {
 	for _, f := range families {
 		names = append(names, fmt.Sprint(f.GetName(), " ", len(f.GetMetric())))
 	}
-	want := []string{"berth_session_copies_bytes 1", "berth_session_copies_full_ratio 1", "berth_session_copies_lag_seconds 2", "berth_session_copies_ready 1"}
-	if diff := cmp.Diff(want, names); diff != "" {
-		t.Errorf("metrics (-want +got):\n%s", diff)
+	for _, want := range []string{"berth_session_copies_bytes 1", "berth_session_copies_full_ratio 1", "berth_session_copies_lag_seconds 2", "berth_session_copies_ready 1"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("metrics %v, want %s", names, want)
+		}
 	}
 }

@@ -15,21 +15,23 @@ import (
 
 // Timing of the watch over edges.
 const (
-	// lookEvery is how often each edge is looked at, lookTimeout how long one look may take.
+	// lookEvery is how often each edge is looked at, blindEvery how often while one is out of sight: until its return is
+	// noticed, what it has to tell is not waited for. lookTimeout is how long one look may take.
 	lookEvery   = 500 * time.Millisecond
+	blindEvery  = 200 * time.Millisecond
 	lookTimeout = time.Second
 	// blindAfter is how long a region stays in sight without an answer. Nobody takes a session over from a region that was
 	// silent for less than 5 s.
 	blindAfter = 3 * time.Second
 	// A source hears something every second while it works. One that has heard nothing for silentAfter, though its origin
-	// answers at silentLooks looks in a row, is set up again, and then given firstKick, doubling up to lastKick: by itself
-	// NATS waits for half a minute for an answer that was lost with the link, and for up to two after that.
+	// answers since patience, is set up again, and then given firstKick, doubling up to lastKick: by itself NATS waits for
+	// half a minute for an answer that was lost with the link, and for up to two after that.
 	silentAfter = 2 * time.Second
-	silentLooks = 2
+	patience    = 400 * time.Millisecond
 	firstKick   = 4 * time.Second
 	lastKick    = time.Minute
-	// steadyLooks is how many looks in a row a source has to work without that anything comes, to have nothing to come.
-	steadyLooks = 6
+	// steadyFor is how long a source has to work, without that anything comes, to have nothing to come.
+	steadyFor = 3 * time.Second
 	// fullFrom is the part of the stream's bound from which it is nearly full.
 	fullFrom = 0.9
 )
@@ -54,13 +56,13 @@ type strandSight struct {
 	// mark is the last message that the origin had when it came into sight: nothing before it is missing once it, or a
 	// later one, is stored here. 0: not known yet.
 	mark uint64
-	// stored is the last message of the origin that was stored here at the last look; steady counts the looks since then at
-	// which the source worked.
+	// stored is the last message of the origin that was stored here at the last look; since steady the source works and has
+	// nothing more to store.
 	stored uint64
-	steady int
-	// silent counts the looks at which the source had heard nothing though the origin answers; until kick it is not set up
+	steady time.Time
+	// Since silent the source has heard nothing though the origin answers; zero: that is not so. Until kick it is not set up
 	// again, and then has pause to work.
-	silent int
+	silent time.Time
 	kick   time.Time
 	pause  time.Duration
 	// lost says that the origin has fewer messages than are stored here of it, and that this was told.
@@ -111,14 +113,25 @@ func (k *Copies) watchEdges(ctx context.Context) {
 		} else {
 			k.metrics.ready.Set(0)
 		}
-		wait := lookEvery
-		if in := k.incoming.Load(); in != nil && len(*in) == 0 {
-			wait = noEdgesWait
-		}
-		if !sleep(ctx, wait) {
+		if !sleep(ctx, k.sight.pause()) {
 			return
 		}
 	}
+}
+
+// pause returns how long to wait for the next look.
+func (s *sight) pause() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.looked && len(s.strands) == 0 {
+		return noEdgesWait
+	}
+	for _, is := range s.strands {
+		if is.state == strandUnseen {
+			return blindEvery
+		}
+	}
+	return lookEvery
 }
 
 func (s *sight) forget() {
@@ -260,9 +273,8 @@ func works(source *natsjs.StreamSourceInfo) bool {
 
 // see takes what the origin says, and what the own stream said of the source before that.
 func (is *strandSight) see(origin originState, source *natsjs.StreamSourceInfo, now time.Time) {
-	is.steady++
 	if !works(source) || source.Lag > 0 || source.Seq != is.stored {
-		is.steady = 0
+		is.steady = now
 	}
 	is.stored = source.Seq
 	if origin.err != nil {
@@ -277,10 +289,10 @@ func (is *strandSight) see(origin originState, source *natsjs.StreamSourceInfo, 
 		return
 	}
 	if is.state != strandBehind {
-		is.state, is.mark, is.steady = strandBehind, origin.last, 0
+		is.state, is.mark, is.steady = strandBehind, origin.last, now
 	}
 	// The last message may be of another jurisdiction, and does not come then: the next beat does, if one is written there.
-	if is.stored >= is.mark || is.steady >= steadyLooks {
+	if is.stored >= is.mark || now.Sub(is.steady) >= steadyFor {
 		is.state = strandCaughtUp
 	}
 }
@@ -291,14 +303,16 @@ func (is *strandSight) quiet(origin originState, source *natsjs.StreamSourceInfo
 		is.pause = firstKick
 	}
 	if origin.err != nil || works(source) {
-		is.silent = 0
+		is.silent = time.Time{}
 		return false
 	}
-	is.silent++
-	if is.silent < silentLooks || now.Before(is.kick) {
+	if is.silent.IsZero() {
+		is.silent = now
+	}
+	if now.Sub(is.silent) < patience || now.Before(is.kick) {
 		return false
 	}
-	is.silent, is.kick = 0, now.Add(is.pause)
+	is.silent, is.kick = time.Time{}, now.Add(is.pause)
 	is.pause = min(2*is.pause, lastKick)
 	return true
 }
