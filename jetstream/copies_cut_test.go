@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/jetstream/embedded"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/sessions"
 )
@@ -234,6 +239,71 @@ func TestCopiesGoOnAfterARestart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFollowReadsOn cuts a token service off from its own NATS: what arrives there meanwhile is handed over afterwards, and
+// nothing was missed.
+func TestFollowReadsOn(t *testing.T) {
+	t.Parallel()
+	f, sites := openSites(t, "eu-west-1", "us-east-1")
+	eu, us := sites["eu-west-1"], sites["us-east-1"]
+	link := jetstreamtest.NewProxy(t, f.Regions[us.name].ClientURL())
+	far := &site{t: t, name: us.name, metrics: prometheus.NewRegistry()}
+	far.conn = jetstreamtest.Dial(t, "nats://"+link.Addr(), func(c *jetstream.Config) { c.Options = []nats.Option{nats.IgnoreDiscoveredServers()} })
+	far.run()
+	here := far.follow()
+	here.heard(t, eu.name, eu.writeMany(5, 1))
+	far.ready(soon)
+	link.Cut()
+	recs := eu.writeMany(30, 2)
+	for _, rec := range recs {
+		us.sees(soon, rec.Key(), sessions.Copy{Region: eu.name, Record: rec})
+	}
+	link.Heal()
+	here.heard(t, eu.name, recs)
+	if n := here.gapped(); n != 1 {
+		t.Errorf("%d gaps were told, want that of the beginning alone", n)
+	}
+	far.ready(soon)
+}
+
+// TestOriginLosesItsTail gives an origin back the store of a moment ago, as after a loss of power: its edge says so, and
+// gets everything once it is taken away and added again.
+func TestOriginLosesItsTail(t *testing.T) {
+	t.Parallel()
+	f := jetstreamtest.NewFleet(t, nil, "us-east-1")
+	dir := t.TempDir()
+	const name = "eu-west-1"
+	f.Links[name] = jetstreamtest.NewProxy(t, f.Hub.LeafURL())
+	f.Regions[name] = jetstreamtest.Start(t, embedded.RegionConfig{Region: name, Hubs: []string{f.Links[name].Addr()}, StoreDir: dir})
+	f.WaitJoined(t)
+	eu := openSite(t, f, name, []jetstream.Edge{{Region: "us-east-1"}})
+	var said lines
+	us := &site{t: t, name: "us-east-1", metrics: prometheus.NewRegistry()}
+	us.conn = jetstreamtest.Dial(t, f.Regions[us.name].ClientURL(), func(c *jetstream.Config) { c.Log = slog.New(slog.NewTextHandler(&said, nil)) })
+	us.provision([]jetstream.Edge{{Region: name}})
+	us.run()
+	kept := eu.write("kept", nil)
+	us.sees(soon, kept.Key(), sessions.Copy{Region: name, Record: kept})
+	old := filepath.Join(t.TempDir(), "old")
+	if err := errors.Join(f.Regions[name].Shutdown(), os.CopyFS(old, os.DirFS(dir)), f.Regions[name].Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	jetstreamtest.Eventually(t, soon, "the region is connected again", func() bool { return eu.conn.NATS().IsConnected() })
+	recs := eu.writeMany(100, 1)
+	jetstreamtest.Eventually(t, soon, "all copies are there", func() bool { return us.lacks(name, recs) == 0 })
+	if err := errors.Join(f.Regions[name].Shutdown(), os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(old)), f.Regions[name].Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	jetstreamtest.Eventually(t, soon, "the edge says what is lost", func() bool {
+		return said.count("a region has lost sessions that are copied here") == 1
+	})
+	lost := eu.write("s0", func(r *sessions.Record) { r.Gen = 2 })
+	us.provision([]jetstream.Edge{})
+	us.provision([]jetstream.Edge{{Region: name}})
+	us.sees(soon, kept.Key(), sessions.Copy{Region: name, Record: kept})
+	us.sees(soon, lost.Key(), sessions.Copy{Region: name, Record: lost})
+	us.ready(soon)
 }
 
 // TestRegionJoinsLate: what was written before a region had its edge arrives too, also of a region that names no edge and

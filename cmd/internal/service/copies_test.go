@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -25,16 +24,9 @@ import (
 func runTokens(t *testing.T, f *jetstreamtest.Fleet, region string, regions []string) (conn *jetstream.Conn, admin string) {
 	t.Helper()
 	conn = jetstreamtest.Provisioned(t, f.Regions[region].ClientURL())
-	s := events.Server{
-		Server: region + "-a", Region: region, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
-		Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 100, Seq: 1,
-	}
-	value, err := json.Marshal(s)
-	if err == nil {
-		_, err = conn.Servers().Put(t.Context(), s.Key(), value, 0)
-	}
+	putServer(t, conn, region)
 	keys := filepath.Join(t.TempDir(), "keys.pem")
-	if err := errors.Join(err, tokens.GenerateKey(keys)); err != nil {
+	if err := tokens.GenerateKey(keys); err != nil {
 		t.Fatal(err)
 	}
 	edges := []jetstream.Edge{}
@@ -59,25 +51,6 @@ func runTokens(t *testing.T, f *jetstreamtest.Fleet, region string, regions []st
 		}
 	})
 	return conn, <-ready
-}
-
-// body returns what a URL answers.
-func body(t *testing.T, url string) (status int, text string) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer func() { _ = resp.Body.Close() }()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Error(err)
-	}
-	return resp.StatusCode, string(data)
 }
 
 // TestStartsAreCopied starts sessions in one region of three: their records are in both others within moments, also those
