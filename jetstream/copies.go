@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -110,6 +111,23 @@ func (k *Copies) strands(ctx context.Context) ([]strand, error) {
 	return list, nil
 }
 
+// Edges returns the region's edges as its stream of copies has them, sorted by region; none where there is no such stream.
+func (c *Conn) Edges(ctx context.Context) ([]Edge, error) {
+	info, err := c.copiesInfo(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look up edges: %w", err)
+	}
+	byRegion := map[string][]string{}
+	for _, s := range strandsOf(c.region, info.Config.Sources) {
+		byRegion[s.origin] = append(byRegion[s.origin], s.jurisdiction)
+	}
+	edges := []Edge{}
+	for _, region := range slices.Sorted(maps.Keys(byRegion)) {
+		edges = append(edges, Edge{Region: region, Jurisdictions: byRegion[region]})
+	}
+	return edges, nil
+}
+
 // copiesInfo describes the stream, emptily where there is none: the region has no edges.
 func (c *Conn) copiesInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
 	ctx, cancel := within(ctx, requestTimeout)
@@ -182,7 +200,7 @@ func (k *Copies) decode(origin string, key sessions.Key, data []byte) (rec sessi
 
 // parseCopySubject returns what the subject of a copy, or of a beat, says.
 func parseCopySubject(subject string) (key sessions.Key, origin string, ok bool) {
-	parts := strings.Split(strings.TrimPrefix(subject, events.Copies("")), ".")
+	parts := strings.SplitN(strings.TrimPrefix(subject, events.Copies("")), ".", 3) // a beat has one more
 	if len(parts) != 3 || slices.Contains(parts, "") {
 		return key, "", false
 	}

@@ -386,7 +386,7 @@ func TestEdgesChange(t *testing.T) {
 
 	// An edge that is added late brings what is older than all that is there, also to a stream that does not begin with its
 	// first message any more.
-	if err := streamOf(t, us.conn).Purge(t.Context(), natsjs.WithPurgeSubject("berth.copies.global.eu-west-1._beat")); err != nil {
+	if err := streamOf(t, us.conn).Purge(t.Context(), natsjs.WithPurgeSubject("berth.copies.global.eu-west-1._beat.time")); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {

@@ -141,7 +141,7 @@ func TestCopiesStayInTheirJurisdiction(t *testing.T) {
 	// Two beats later everything that could have come has.
 	jetstreamtest.Eventually(t, soon, "beats of both jurisdictions arrive inside", func() bool {
 		lags := central.copies.Lags()
-		return len(lags) == 2 && lags[1].Known && stored(t, central.conn, "berth.copies.eu.eu-west-1._beat") > 1
+		return len(lags) == 2 && lags[1].Known && stored(t, central.conn, "berth.copies.eu.eu-west-1._beat.time") > 1
 	})
 	us.sees(soon, bound.Key())
 	if n := stored(t, us.conn, "berth.copies.eu.>"); n != 0 {

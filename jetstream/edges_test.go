@@ -50,6 +50,9 @@ func TestProvisionEdges(t *testing.T) {
 	if _, ok := configs(t, c)[jetstream.StreamCopies]; ok {
 		t.Error("a region without edges has a stream of copies")
 	}
+	if have, err := c.Edges(t.Context()); err != nil || len(have) != 0 {
+		t.Errorf("edges %v, %v of a region without", have, err)
+	}
 	err := c.Provision(t.Context(), jetstream.Topology{Edges: []jetstream.Edge{{Region: jetstreamtest.SharedRegion}}})
 	if err == nil || !strings.Contains(err.Error(), "edge eu-west-1: that is this region itself") {
 		t.Errorf("an edge to itself: %v", err)
@@ -75,6 +78,9 @@ func TestProvisionEdges(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, sources); diff != "" {
 		t.Errorf("sources (-want +got):\n%s", diff)
+	}
+	if have, err := c.Edges(t.Context()); err != nil || !cmp.Equal(edges, have) {
+		t.Errorf("edges %v, %v, want %v", have, err, edges)
 	}
 	// What is as it should be is left alone.
 	again := got
