@@ -72,7 +72,7 @@ func validateEdges(edges []Edge) error {
 // The consumer of a source is the one that NATS makes by itself and starts after what the target has stored, not a durable
 // one: of a stream that keeps one message per key, nats-server 2.15.2 takes what is replaced while it is under way for
 // acknowledged, with all before it, and after a cut a durable consumer goes on behind what it has lost. What NATS's own
-// consumer lacks, to come back quickly after a cut, watchEdges adds (ADR 0009).
+// consumer lacks, to come back quickly after a cut, watchEdges adds (ADR 0011).
 type strand struct{ jurisdiction, origin, target string }
 
 // strands returns those of the edges of a region.

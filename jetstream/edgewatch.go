@@ -43,8 +43,9 @@ type sight struct {
 	strands map[strand]*strandSight
 	// fault is why the own stream could not be looked at; nil once it could.
 	fault error
-	// looked says that it could be, since the connection stands.
+	// looked says that it could be, by way of this server.
 	looked bool
+	server string
 }
 
 // strandSight is what is known of one strand.
@@ -104,8 +105,9 @@ func (k *Copies) Ready() error {
 
 // watchEdges looks at the edges until ctx ends.
 func (k *Copies) watchEdges(ctx context.Context) {
-	// What was known before the connection was lost says nothing of what was missed since.
-	defer k.conn.OnReconnect(k.sight.forget)()
+	reached := func() { k.sight.reached(k.conn.nc.ConnectedServerId()) }
+	defer k.conn.OnReconnect(reached)()
+	reached()
 	for {
 		k.look(ctx)
 		if k.Ready() == nil {
@@ -134,10 +136,14 @@ func (s *sight) pause() time.Duration {
 	return lookEvery
 }
 
-func (s *sight) forget() {
+// reached is told of the server that is connected to, also after a lost connection has come back. What another one knew
+// says nothing of what one that was started anew still has to get.
+func (s *sight) reached(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.looked, s.strands = false, nil
+	if s.server != server {
+		s.server, s.looked, s.strands = server, false, nil
+	}
 }
 
 // look finds out how things are with the own stream and with each strand.
@@ -283,9 +289,10 @@ func (is *strandSight) see(origin originState, source *natsjs.StreamSourceInfo, 
 		}
 		return
 	}
+	away := now.Sub(is.answered) >= blindAfter // also if it is this process that was away, and did not ask
 	is.answered = now
 	is.lost = origin.last < is.stored
-	if is.state == strandCaughtUp {
+	if is.state == strandCaughtUp && !away {
 		return
 	}
 	if is.state != strandBehind {

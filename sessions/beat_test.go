@@ -16,7 +16,7 @@ func TestBeatIsNoSession(t *testing.T) {
 	if !k.IsBeat() || k.String() != "global._beat.time" {
 		t.Errorf("the key of a beat is %s", k)
 	}
-	for _, token := range strings.Split(k.String(), ".") {
+	for token := range strings.SplitSeq(k.String(), ".") {
 		if !events.ValidToken(token) {
 			t.Errorf("the key of a beat is %s, of which %q is no token", k, token)
 		}
