@@ -44,7 +44,8 @@ type Copies struct {
 	incoming atomic.Pointer[[]strand]
 	beats    arrivals
 	sight    sight
-	// nearlyFull says that this has been told; it belongs to watchEdges.
+	// began is when watchEdges first looked, nearlyFull says that this has been told; both belong to it.
+	began      time.Time
 	nearlyFull bool
 
 	// mu guards told: when it was last said, by origin and reason, that copies are skipped.
@@ -62,7 +63,7 @@ func (c *Conn) Copies(cfg CopiesConfig) *Copies {
 }
 
 // Run writes the own region's beats, hears those of others, and watches the edges, until ctx ends, which is no error, or
-// the connection is closed for good. Without it there is neither lag nor readiness.
+// the connection is closed for good. Without it there is neither lag nor readiness, and a change of edges is not noticed.
 func (k *Copies) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { k.writeBeats(ctx); return nil })
@@ -221,7 +222,7 @@ func newCopyMetrics(reg prometheus.Registerer) *copyMetrics {
 	m := &copyMetrics{
 		lag: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_session_copies_lag_seconds",
-			Help: "Age of the newest beat of a region's sessions when it was stored here, or its age now once the next is overdue; includes the skew of the clocks.",
+			Help: "Age of the newest beat of a region's sessions when it was stored here, or its age now once the next is overdue, or the time since the start while none has come; includes the skew of the clocks.",
 		}, []string{"origin"}),
 		ready: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "berth_session_copies_ready", Help: "1 while nothing is known to be missing of what the regions in sight have to tell.",

@@ -374,7 +374,7 @@ func TestEdgesChange(t *testing.T) {
 	ofAP = ap.write("a", func(r *sessions.Record) { r.Gen = 2 })
 	ofEU = eu.write("a", func(r *sessions.Record) { r.Gen = 2 })
 	us.sees(soon, key("a"), sessions.Copy{Region: eu.name, Record: ofEU})
-	jetstreamtest.Eventually(t, soon, "one lag is left", func() bool { return len(us.copies.Lags()) == 1 })
+	jetstreamtest.Eventually(t, soon, "one lag is left", func() bool { return len(us.copies.Lags()) == 1 && us.metric("berth_session_copies_lag_seconds") == 1 })
 	if got := stored(t, us.conn, "berth.copies.*.ap-southeast-1.>"); got != 0 {
 		t.Errorf("%d copies of the former edge are left", got)
 	}

@@ -156,7 +156,13 @@ func (k *Copies) look(ctx context.Context) {
 		return
 	}
 	in := strandsOf(k.conn.region, info.Config.Sources)
-	k.incoming.Store(&in)
+	if before := k.incoming.Swap(&in); before != nil {
+		for _, s := range *before {
+			if !slices.ContainsFunc(in, func(other strand) bool { return other.origin == s.origin }) {
+				k.metrics.lag.DeleteLabelValues(s.origin)
+			}
+		}
+	}
 	k.measure(ctx, info, in)
 	seen := make([]originState, len(in))
 	var wg sync.WaitGroup
@@ -172,10 +178,15 @@ func (k *Copies) look(ctx context.Context) {
 
 // measure sets the metrics, and tells when the stream is nearly full.
 func (k *Copies) measure(ctx context.Context, info *natsjs.StreamInfo, in []strand) {
-	for _, lag := range k.beats.lags(in, time.Now()) {
-		if lag.Known {
-			k.metrics.lag.WithLabelValues(lag.Region).Set(lag.Behind.Seconds())
+	now := time.Now()
+	if k.began.IsZero() {
+		k.began = now
+	}
+	for _, lag := range k.beats.lags(in, now) {
+		if !lag.Known {
+			lag.Behind = now.Sub(k.began)
 		}
+		k.metrics.lag.WithLabelValues(lag.Region).Set(lag.Behind.Seconds())
 	}
 	k.metrics.bytes.Set(float64(info.State.Bytes))
 	full := 0.0
