@@ -86,15 +86,24 @@ func (b *Bucket) Get(ctx context.Context, key string) (Value, error) {
 
 // last returns the last message of a key, and whether it says that the key is gone.
 func (b *Bucket) last(ctx context.Context, key string) (v Value, deleted bool, err error) {
+	began := time.Now()
+	v, deleted, err = b.conn.leaderRead(ctx, bucketStream(b.name), map[string]any{"last_by_subj": bucketSubject(b.name, key)})
+	if err == nil || errors.Is(err, ErrNotFound) {
+		b.met(began)
+	}
+	return v, deleted, err
+}
+
+// leaderRead returns the message of a stream that query asks for, and whether it says that its key is gone. Direct reads,
+// where a stream allows them, come from any replica: this asks the leader.
+func (c *Conn) leaderRead(ctx context.Context, stream string, query map[string]any) (v Value, deleted bool, err error) {
 	ctx, cancel := within(ctx, requestTimeout)
 	defer cancel()
-	query, err := json.Marshal(map[string]string{"last_by_subj": bucketSubject(b.name, key)})
+	data, err := json.Marshal(query)
 	if err != nil {
 		return Value{}, false, err
 	}
-	began := time.Now()
-	// The bucket's direct reads, where it allows them, come from any replica: this asks the leader.
-	msg, err := b.ask(ctx, "$JS.API.STREAM.MSG.GET."+bucketStream(b.name), query)
+	msg, err := c.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, data)
 	if err != nil {
 		return Value{}, false, err
 	}
@@ -112,14 +121,12 @@ func (b *Bucket) last(ctx context.Context, key string) (v Value, deleted bool, e
 	}
 	switch {
 	case reply.Error != nil && reply.Error.ErrorCode == codeNoMessage:
-		b.met(began)
 		return Value{}, false, ErrNotFound
 	case reply.Error != nil:
 		return Value{}, false, refusal(reply.Error)
 	case reply.Message == nil:
 		return Value{}, false, errors.New("read reply: no message")
 	}
-	b.met(began)
 	m := reply.Message
 	var header nats.Header
 	if len(m.Header) > 0 {
@@ -131,9 +138,9 @@ func (b *Bucket) last(ctx context.Context, key string) (v Value, deleted bool, e
 }
 
 // ask sends a request to the JetStream API, again and again where nobody listens.
-func (b *Bucket) ask(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
+func (c *Conn) ask(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
 	for {
-		msg, err := b.conn.nc.RequestWithContext(ctx, subject, data)
+		msg, err := c.nc.RequestWithContext(ctx, subject, data)
 		switch {
 		case err == nil:
 			return msg, nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"time"
@@ -81,6 +83,69 @@ func (f *feed) close() {
 
 // abandon ends the reading after a fault: NATS removes the consumer by itself, and asking for it would only delay.
 func (f *feed) abandon() { _ = f.sub.Unsubscribe() }
+
+// readOn hands what arrives to take until the first fault, or until wake, which it reports as nil.
+func (f *feed) readOn(ctx context.Context, wake <-chan struct{}, heartbeat time.Duration, take func(*nats.Msg) error) error {
+	// Two heartbeats that stay away mean that the consumer, or the way to it, is gone.
+	limit := heartbeat*5/2 + 50*time.Millisecond
+	silence := time.NewTimer(limit)
+	defer silence.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+			return nil
+		case <-silence.C:
+			return fmt.Errorf("read stream %s: no heartbeat for %v", f.stream, limit)
+		case msg := <-f.msgs:
+			if err := take(msg); err != nil {
+				return err
+			}
+			silence.Reset(limit)
+		}
+	}
+}
+
+// The waits between attempts to read what cannot be read, doubling.
+const (
+	watchFirstRetry = 50 * time.Millisecond
+	watchLastRetry  = 2 * time.Second
+)
+
+// keepReading calls follow until ctx ends, which is no error, or the connection is closed for good. follow reads until a
+// fault, or until wake, after a reconnect, which it reports as nil; opened says that reading had begun. what names, in the
+// log, what is read.
+func (c *Conn) keepReading(ctx context.Context, what slog.Attr, follow func(ctx context.Context, wake <-chan struct{}) (opened bool, err error)) error {
+	wake := make(chan struct{}, 1)
+	defer c.OnReconnect(func() { signal(wake) })()
+	wait := watchFirstRetry
+	for {
+		opened, err := follow(ctx, wake)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, nats.ErrConnectionClosed):
+			return err
+		case err == nil: // the connection has come back: read on at once
+			wait = watchFirstRetry
+			continue
+		case opened:
+			wait = watchFirstRetry
+		}
+		pause := wait/2 + rand.N(wait/2)
+		c.log.LogAttrs(ctx, slog.LevelWarn, "watch is interrupted, will read on",
+			what, slog.String("error", err.Error()), slog.Duration("retry_in", pause))
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-wake:
+		case <-ctx.Done():
+		}
+		t.Stop()
+		wait = min(2*wait, watchLastRetry)
+	}
+}
 
 // take returns what msg says of the stream's message that it carries, and nil for an idle heartbeat, which proves that
 // everything was read. It fails if something is missing, or the consumer is gone.

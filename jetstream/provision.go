@@ -30,6 +30,9 @@ func (c *Conn) Provision(ctx context.Context, t Topology) error {
 			return fmt.Errorf("provision %s: %w", c.region, err)
 		}
 	}
+	if err := c.provisionEdges(ctx, &t); err != nil {
+		return fmt.Errorf("provision %s: %w", c.region, err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.topology = &t
@@ -37,9 +40,14 @@ func (c *Conn) Provision(ctx context.Context, t Topology) error {
 }
 
 func (c *Conn) ensureWithRetries(ctx context.Context, w want) error {
+	return c.retry(ctx, func() error { return c.ensure(ctx, w) })
+}
+
+// retry calls make until it succeeds, or fails for good, or ctx ends.
+func (c *Conn) retry(ctx context.Context, make func() error) error {
 	scarce := 0
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
-		err := c.ensure(ctx, w)
+		err := make()
 		if isScarce(err) && scarce < scarceRetries {
 			scarce++
 		} else if err == nil || !transient(err) || ctx.Err() != nil {
@@ -124,7 +132,7 @@ func (c *Conn) ensure(ctx context.Context, w want) error {
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", name, err)
 	}
-	config, changes := w.reconcile(s.CachedInfo().Config)
+	config, changes := w.reconcile(c.region, s.CachedInfo().Config)
 	if len(changes) == 0 {
 		return nil
 	}
@@ -138,13 +146,20 @@ func (c *Conn) ensure(ctx context.Context, w want) error {
 
 // reconcile returns the configuration that have must become, and each change as "field: old → new". What want does not
 // speak of, such as placement, stays.
-func (w *want) reconcile(have natsjs.StreamConfig) (natsjs.StreamConfig, []string) {
+func (w *want) reconcile(own string, have natsjs.StreamConfig) (natsjs.StreamConfig, []string) {
 	var changes []string
 	c := w.config
 	set(&changes, "description", &have.Description, c.Description)
 	if !slices.Equal(slices.Sorted(slices.Values(have.Subjects)), slices.Sorted(slices.Values(c.Subjects))) {
 		changes = append(changes, fmt.Sprintf("subjects: %v → %v", have.Subjects, c.Subjects))
 		have.Subjects = c.Subjects
+	}
+	if len(c.Sources) > 0 {
+		old, now := describeSources(own, have.Sources), describeSources(own, c.Sources)
+		if !slices.Equal(old, now) {
+			changes = append(changes, fmt.Sprintf("sources: %v → %v", old, now))
+			have.Sources = c.Sources
+		}
 	}
 	set(&changes, "storage", &have.Storage, c.Storage)
 	set(&changes, "retention", &have.Retention, c.Retention)

@@ -15,6 +15,8 @@ const (
 	StreamHeartbeats = "BERTH_HEARTBEATS"
 	StreamEvents     = "BERTH_EVENTS"
 	StreamViews      = "BERTH_VIEWS"
+	// StreamCopies is there only in a region that has edges.
+	StreamCopies = "BERTH_SESSION_COPIES"
 )
 
 // The buckets of a region.
@@ -38,6 +40,11 @@ type Topology struct {
 	// ViewAge and ViewBytes bound BERTH_VIEWS. Zero: 24 hours and 4 GiB when made.
 	ViewAge   time.Duration
 	ViewBytes int64
+	// Edges are the regions with which copies of sessions are exchanged. Empty: none, and BERTH_SESSION_COPIES goes; nil: what
+	// is there stays.
+	Edges []Edge
+	// CopyBytes bounds BERTH_SESSION_COPIES. Zero: 10 GiB when made.
+	CopyBytes int64
 	// Memory keeps everything in memory, for tests in fake time: nothing survives NATS. False: on disk, but for heartbeats.
 	Memory bool
 }
@@ -58,12 +65,13 @@ func (t *Topology) Validate() error {
 		{"event bytes", t.EventBytes},
 		{"view age", int64(t.ViewAge)},
 		{"view bytes", t.ViewBytes},
+		{"copy bytes", t.CopyBytes},
 	} {
 		if f.value < 0 {
 			return fmt.Errorf("%s %d: want at least 0", f.name, f.value)
 		}
 	}
-	return nil
+	return validateEdges(t.Edges)
 }
 
 // Limits of streams when they are made.
@@ -74,6 +82,11 @@ const (
 	eventBytes     = 10 << 30
 	viewAge        = 24 * time.Hour
 	viewBytes      = 4 << 30
+	copyBytes      = 10 << 30
+	// copyAge ends what says itself not when it is to end, such as the marker of a key that somebody has removed by hand.
+	copyAge = 31 * 24 * time.Hour
+	// copiesPerKey is two, so that such a marker does not displace the copy itself.
+	copiesPerKey = 2
 	// markerAge is how long berth_servers remembers that a key was removed: a watch that was away for longer compares
 	// all keys instead.
 	markerAge = time.Hour
@@ -158,6 +171,27 @@ func (t *Topology) views() want {
 		MaxBytes:    viewBytes,
 		AllowDirect: true,
 	}, t.ViewAge, t.ViewBytes)
+}
+
+// copies keeps the other regions' records of sessions, as they stand there. No subject is bound: all comes by the sources.
+// A copy keeps the message TTL of its record. What a record's removal by hand leaves, a marker, is stored like another
+// copy: roll-ups are not honoured here. When the stream is full the copies that were written longest ago go first: those
+// of sessions whose tokens are too old to be taken over without a copy (V16), so that nothing revoked comes back by it.
+func (t *Topology) copies(in []strand) want {
+	c := natsjs.StreamConfig{
+		Name:              StreamCopies,
+		Description:       "Copies of other regions' sessions: berth.copies.<jurisdiction>.<origin region>.<session>",
+		Storage:           t.storage(),
+		MaxMsgsPerSubject: copiesPerKey,
+		MaxAge:            copyAge,
+		MaxBytes:          copyBytes,
+		Discard:           natsjs.DiscardOld,
+		AllowMsgTTL:       true,
+	}
+	for _, s := range in {
+		c.Sources = append(c.Sources, s.source())
+	}
+	return t.want(c, 0, t.CopyBytes)
 }
 
 // bucket describes the stream that NATS clients know as a key-value bucket with a history of one. Reads go to the leader

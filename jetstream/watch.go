@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -69,13 +68,8 @@ type bucketState struct {
 	created time.Time
 }
 
-// watchRetry bounds the waits between attempts to read a bucket that cannot be read.
-const (
-	watchFirstRetry = 50 * time.Millisecond
-	watchLastRetry  = 2 * time.Second
-	// watchBatch is how many changes are handed over at once, where as many have arrived.
-	watchBatch = 256
-)
+// watchBatch is how many changes are handed over at once, where as many have arrived.
+const watchBatch = 256
 
 // NewWatch returns a watch that does not run yet, or the first fault of cfg.
 func (c *Conn) NewWatch(cfg WatchConfig) (*Watch, error) {
@@ -108,34 +102,10 @@ func (w *Watch) Current() time.Time {
 
 // Run follows the bucket until ctx ends, which is no error, or the connection is closed for good.
 func (w *Watch) Run(ctx context.Context) error {
-	wake := make(chan struct{}, 1)
-	defer w.conn.OnReconnect(func() { signal(wake) })()
-	wait := watchFirstRetry
-	for {
-		opened, err := w.follow(ctx, wake)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, nats.ErrConnectionClosed):
-			return fmt.Errorf("watch bucket %s: %w", w.cfg.Bucket, err)
-		case err == nil: // the connection has come back: read on at once
-			wait = watchFirstRetry
-			continue
-		case opened:
-			wait = watchFirstRetry
-		}
-		pause := wait/2 + rand.N(wait/2)
-		w.conn.log.LogAttrs(ctx, slog.LevelWarn, "watch is interrupted, will read on",
-			slog.String("bucket", w.cfg.Bucket), slog.String("error", err.Error()), slog.Duration("retry_in", pause))
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-wake:
-		case <-ctx.Done():
-		}
-		t.Stop()
-		wait = min(2*wait, watchLastRetry)
+	if err := w.conn.keepReading(ctx, slog.String("bucket", w.cfg.Bucket), w.follow); err != nil {
+		return fmt.Errorf("watch bucket %s: %w", w.cfg.Bucket, err)
 	}
+	return nil
 }
 
 // follow reads until the first fault, or until wake, which it reports as nil. opened says that reading had begun.
@@ -157,25 +127,7 @@ func (w *Watch) follow(ctx context.Context, wake <-chan struct{}) (opened bool, 
 	} else {
 		r.entries = make([]Entry, 0, f.due)
 	}
-	// Two heartbeats that stay away mean that the consumer, or the way to it, is gone.
-	limit := w.cfg.Heartbeat*5/2 + 50*time.Millisecond
-	silence := time.NewTimer(limit)
-	defer silence.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return true, ctx.Err()
-		case <-wake:
-			return true, nil
-		case <-silence.C:
-			return true, fmt.Errorf("read stream %s: no heartbeat for %v", f.stream, limit)
-		case msg := <-f.msgs:
-			if err := r.take(msg); err != nil {
-				return true, err
-			}
-			silence.Reset(limit)
-		}
-	}
+	return true, f.readOn(ctx, wake, w.cfg.Heartbeat, r.take)
 }
 
 // open begins to read: after the last revision where nothing can be missed by that, else everything, which it reports.

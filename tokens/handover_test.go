@@ -2,6 +2,9 @@ package tokens_test
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +40,16 @@ func newRegions(t *testing.T, names ...string) *regions {
 		servers = append(servers, s)
 	}
 	for _, name := range names {
-		conn := jetstreamtest.Provisioned(t, r.nats.Regions[name].ClientURL(), func(c *jetstream.Config) { c.Region = name })
+		conn := jetstreamtest.Dial(t, r.nats.Regions[name].ClientURL(), func(c *jetstream.Config) { c.Region = name })
+		edges := []jetstream.Edge{}
+		for _, other := range names {
+			if other != name {
+				edges = append(edges, jetstream.Edge{Region: other})
+			}
+		}
+		if err := conn.Provision(t.Context(), jetstream.Topology{Edges: edges}); err != nil {
+			t.Fatal(err)
+		}
 		f := &fleet{t: t, conn: conn}
 		keys, err := tokens.NewKeyring(name, newKey(t))
 		if err != nil {
@@ -55,9 +67,12 @@ func newRegions(t *testing.T, names ...string) *regions {
 func (r *regions) start(t *testing.T, name string) {
 	t.Helper()
 	f := r.fleets[name]
-	s := f.service(func(c *tokens.Config) { c.Region, c.Unsettled = name, f.conn.Records() })
+	copies := f.conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
+	s := f.service(func(c *tokens.Config) {
+		c.Region, c.Unsettled, c.Copies, c.Arrivals = name, f.conn.Records(), copies, copies
+	})
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 2)
+	ended := make(chan error, 4)
 	cfg := jetstream.ServiceConfig{Name: "berth_tokens", Version: "1.0.0"}
 	for _, method := range tokens.Methods() {
 		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
@@ -73,6 +88,8 @@ func (r *regions) start(t *testing.T, name string) {
 	cfg.Started = func() { close(served) }
 	go func() { ended <- f.conn.Serve(ctx, cfg) }()
 	go func() { ended <- s.Run(ctx) }()
+	go func() { ended <- copies.Run(ctx) }()
+	go func() { ended <- r.beat(ctx, name) }()
 	<-served
 	r.services[name] = s
 	once := false
@@ -82,13 +99,34 @@ func (r *regions) start(t *testing.T, name string) {
 		}
 		once = true
 		cancel()
-		for range 2 {
+		for range 4 {
 			if err := <-ended; err != nil {
 				t.Error(err)
 			}
 		}
 	}
 	t.Cleanup(func() { r.kill[name]() })
+}
+
+// beat sends a region's view updates, as its registry would.
+func (r *regions) beat(ctx context.Context, name string) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for seq := uint64(1); ; seq++ {
+		u := &events.ViewUpdate{Version: events.Version, Region: name, Seq: seq, At: time.Now().UTC(), Part: 1, Of: 1}
+		data, err := events.Encode(u)
+		if err == nil {
+			err = r.fleets[name].conn.NATS().Publish(u.Subject().String(), data)
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
 
 // state returns the state and the epoch of a session in a region.
@@ -169,4 +207,68 @@ func TestHandoverToNobody(t *testing.T) {
 	if third := granted(t, r.services[dublin], "/v1/refresh", away); third.Server.Region != singapore {
 		t.Errorf("not moved: %s %s to %+v", third.Decision, third.Reason, third.Server)
 	}
+}
+
+// TestTakeover cuts a region off that lives on. The other goes on with its session, by its copy and
+// the token alone; the first one serves it too, until it learns of that: then it yields.
+func TestTakeover(t *testing.T) {
+	r := newRegions(t, dublin, singapore)
+	first := login(t, r.services[dublin])
+	second := granted(t, r.services[dublin], "/v1/refresh", api.RefreshRequest{RefreshToken: first.RefreshToken})
+	copies := r.fleets[singapore].conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
+	key := sessions.Key{Jurisdiction: "global", Session: first.SessionID}
+	jetstreamtest.Eventually(t, 10*time.Second, "a copy of the session", func() bool {
+		list, err := copies.Copies(t.Context(), key)
+		return err == nil && len(list) == 1 && list[0].Record.Gen == 2
+	})
+	conflicts, released := r.hear(t, dublin, "berth.v1.session.*.conflict"), r.hear(t, dublin, "berth.v1.lock.*.*.released")
+
+	r.nats.Links[dublin].Cut()
+	began := time.Now()
+	repeat := api.RefreshRequest{RefreshToken: second.RefreshToken}
+	var third api.TokensReply
+	jetstreamtest.Eventually(t, 20*time.Second, "a takeover", func() bool {
+		status, body, _ := post(t, r.services[singapore], "/v1/refresh", repeat)
+		if status != http.StatusOK && status != http.StatusServiceUnavailable {
+			t.Fatalf("status %d: %s", status, body)
+		}
+		return status == http.StatusOK && json.Unmarshal(body, &third) == nil
+	})
+	t.Logf("taken over %v after the cut", time.Since(began).Round(100*time.Millisecond))
+	if third.Server.Region != singapore || third.Reason != "region_down" || third.Notice == nil {
+		t.Errorf("%s %s to %+v", third.Decision, third.Reason, third.Server)
+	}
+	// The region that is cut off serves its own clients; whoever reaches both is served twice.
+	granted(t, r.services[dublin], "/v1/refresh", repeat)
+
+	r.nats.Links[dublin].Heal()
+	r.await(t, dublin, first.SessionID, sessions.StateMoved)
+	if _, epoch := r.state(dublin, first.SessionID); epoch != (events.Epoch{Number: 2, Region: singapore}) {
+		t.Errorf("the old owner yields to %v", epoch)
+	}
+	conflicts.await(t, "the conflict is told")
+	released.await(t, "the old server is told")
+	fourth := granted(t, r.services[dublin], "/v1/refresh", api.RefreshRequest{RefreshToken: third.RefreshToken})
+	if fourth.Server != third.Server {
+		t.Errorf("after the heal on %+v", fourth.Server)
+	}
+}
+
+// heard counts what comes on a subject.
+type heard struct{ n atomic.Int64 }
+
+func (r *regions) hear(t *testing.T, region, subject string) *heard {
+	t.Helper()
+	var h heard
+	stop, err := r.fleets[region].conn.Subscribe(t.Context(), subject, func(string, []byte) { h.n.Add(1) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return &h
+}
+
+func (h *heard) await(t *testing.T, what string) {
+	t.Helper()
+	jetstreamtest.Eventually(t, 10*time.Second, what, func() bool { return h.n.Load() > 0 })
 }

@@ -54,10 +54,7 @@ func (w *sweeper) add(key sessions.Key) {
 		w.keys[key] = &unsettled{due: time.Now().Add(sweepFirst), wait: sweepFirst}
 	}
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
+	notify(w.wake)
 }
 
 // run looks at what is due until ctx ends, and waits for what it has begun.
@@ -126,10 +123,7 @@ func (w *sweeper) look(ctx context.Context, key sessions.Key) {
 		u.wait = min(2*u.wait, sweepLast)
 	}
 	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
+	notify(w.wake)
 }
 
 // recover remembers what a former life of this service, or another, has left unsettled.

@@ -73,6 +73,8 @@ type Config struct {
 	// Copies are other regions' records of sessions. nil: there are none, and no session of a
 	// region that is out of reach is taken over.
 	Copies sessions.Copies
+	// Arrivals tells of copies as they come. nil: they are folded when their session is asked for.
+	Arrivals Arrivals
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller
@@ -104,6 +106,14 @@ type Bus interface {
 // region's records that is moving, prepared or moved, until ctx ends.
 type Unsettled interface {
 	Unsettled(ctx context.Context, fn func(sessions.Record)) error
+}
+
+// Arrivals hands over other regions' records as they arrive. Follow calls gap, from the same
+// goroutine, when some may have been missed, also at the start; All hands over all that are there.
+// Both end with ctx.
+type Arrivals interface {
+	Follow(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record), gap func()) error
+	All(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record)) error
 }
 
 // Caller sends a request to a service and waits for its one reply, until ctx ends. It never
@@ -227,6 +237,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.hearViews(ctx); return nil })
 	g.Go(func() error { s.sweeper.run(ctx); return nil })
 	g.Go(func() error { s.recover(ctx); return nil })
+	g.Go(func() error { return s.followCopies(ctx) })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()

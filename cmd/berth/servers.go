@@ -28,7 +28,7 @@ type serversCmd struct {
 
 // Help says what the table does not.
 func (*serversCmd) Help() string {
-	return "A value that does not change is written anew every half minute: LOAD AS OF says as of when it is. STATE is always current. What a REASON means stands in docs/reasons.md."
+	return "A value that does not change is written anew every half minute: LOAD AS OF says as of when it is. STATE is always current. What a REASON means stands in docs/reasons.md. How far copies of other regions' sessions are behind includes the difference of the clocks."
 }
 
 // listTimeout bounds a command that reads once.
@@ -47,12 +47,55 @@ func (c *serversCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
+	// The servers are worth having without it, as where the user may not read that stream.
+	lags, err := conn.CopyLags(ctx)
+	if err != nil {
+		fmt.Fprintf(p.stderr, "berth: how old copies of sessions are is not known: %v\n", err)
+	}
 	if c.JSON {
 		out := json.NewEncoder(p.stdout)
 		out.SetIndent("", "  ")
-		return out.Encode(list)
+		return out.Encode(rows(list, lags))
 	}
-	return c.table(p, conn.Region(), list)
+	return c.table(p, conn.Region(), list, copyLags(lags, c.Region))
+}
+
+// row is a server as --json prints it.
+type row struct {
+	events.Server
+	// CopiesLagMS is how far the copies of its region's sessions are behind, in milliseconds; absent of the own region, of
+	// one that none come from, and of one that has not been heard for a day.
+	CopiesLagMS *int64 `json:"copies_lag_ms,omitempty"`
+}
+
+func rows(list []events.Server, lags []jetstream.Lag) []row {
+	byRegion := map[string]*int64{}
+	for _, l := range lags {
+		if ms := l.Behind.Milliseconds(); l.Known {
+			byRegion[l.Region] = &ms
+		}
+	}
+	out := make([]row, len(list))
+	for i, s := range list {
+		out[i] = row{s, byRegion[s.Region]}
+	}
+	return out
+}
+
+// copyLags says of each region, or of the one that is asked for, how far the copies of its sessions are behind.
+func copyLags(lags []jetstream.Lag, only string) (lines []string) {
+	for _, l := range lags {
+		switch {
+		case only != "" && l.Region != only:
+		case !l.Known:
+			lines = append(lines, fmt.Sprintf("region %s: no copies of its sessions arrive, or none have for a day", l.Region))
+		case l.Behind < 10*time.Second:
+			lines = append(lines, fmt.Sprintf("region %s: copies of its sessions are %v behind", l.Region, l.Behind.Round(time.Millisecond)))
+		default:
+			lines = append(lines, fmt.Sprintf("region %s: no copies of its sessions have arrived for %s", l.Region, whole(l.Behind)))
+		}
+	}
+	return lines
 }
 
 // read returns the servers, sorted by region and id.
@@ -85,7 +128,7 @@ func (c *serversCmd) read(ctx context.Context, conn *jetstream.Conn) ([]events.S
 
 // table prints what the bucket holds. A value that does not change is written again only every half minute or so, hence
 // the column that says as of when it is.
-func (c *serversCmd) table(p *program, region string, list []events.Server) error {
+func (c *serversCmd) table(p *program, region string, list []events.Server, lags []string) error {
 	now := time.Now()
 	t := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "SERVER\tREGION\tSTATE\tREASON\tFOR\tSESSIONS\tCAPACITY\tUTILISATION\tLOAD FROM\tLOAD AS OF\tURL\n")
@@ -96,7 +139,7 @@ func (c *serversCmd) table(p *program, region string, list []events.Server) erro
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, line := range append(outages(list), protections(list)...) {
+	for _, line := range slices.Concat(outages(list), protections(list), lags) {
 		fmt.Fprintln(p.stdout, line)
 	}
 	_, err := fmt.Fprintf(p.stdout, "%s in the view of %s\n", count(len(list), "server"), region)

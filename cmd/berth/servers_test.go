@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
 )
 
 func TestServersSaysWhatProtects(t *testing.T) {
@@ -34,6 +36,36 @@ func TestServersSaysWhichRegionsAreOut(t *testing.T) {
 	want := []string{"region b is down: 2 of 3 servers are down for that", "region c is out of reach: 1 of 2 servers are suspect for that"}
 	if diff := cmp.Diff(want, outages(list)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestServersSaysHowOldCopiesAre(t *testing.T) {
+	lags := []jetstream.Lag{
+		{Region: "a", Known: true, Behind: 12_345 * time.Microsecond}, {Region: "b", Known: true, Behind: 90 * time.Second}, {Region: "c"},
+	}
+	want := []string{
+		"region a: copies of its sessions are 12ms behind",
+		"region b: no copies of its sessions have arrived for 1m30s",
+		"region c: no copies of its sessions arrive, or none have for a day",
+	}
+	if diff := cmp.Diff(want, copyLags(lags, "")); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if diff := cmp.Diff(want[1:2], copyLags(lags, "b")); diff != "" {
+		t.Errorf("of b alone (-want +got):\n%s", diff)
+	}
+	var got []map[string]any
+	data, err := json.Marshal(rows([]events.Server{{Server: "a-1", Region: "a"}, {Server: "c-1", Region: "c"}, {Server: "d-1", Region: "d"}}, lags))
+	if err == nil {
+		err = json.Unmarshal(data, &got)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []any{12.0, nil, nil} {
+		if got[i]["copies_lag_ms"] != want || got[i]["server"] == nil {
+			t.Errorf("row %d: %v, want copies_lag_ms %v", i, got[i], want)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type tokensCmd struct {
 	RefreshTTL    time.Duration `default:"336h" placeholder:"336h" help:"Life of refresh tokens, 7 to 30 days: 168h to 720h."`
 	Policy        string        `default:"spread" placeholder:"NAME" help:"Placement policy: spread, lowest-load or literal (default: ${default})."`
 	Replicas      int           `placeholder:"N" help:"NATS nodes that hold each stream: 1, 3 or 5 (default: what is there, else 1)."`
+	Edges         []string      `placeholder:"a,b" help:"Other regions to exchange copies of sessions with, each as REGION or REGION=JURISDICTION+JURISDICTION; none: no region (default: what is there)."`
 	TrustLocation bool          `help:"Believe the header X-Berth-Client-Location, which anybody can write: for development."`
 }
 
@@ -31,8 +32,12 @@ func (c *tokensCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
+	edges, err := jetstream.ParseEdges(c.Edges)
+	if err != nil {
+		return fmt.Errorf("--edges: %w", err)
+	}
 	return service.RunTokens(p.ctx, service.TokensConfig{
-		NATS: cfg, Topology: jetstream.Topology{Replicas: c.Replicas}, Listen: c.Listen, Admin: c.Admin,
+		NATS: cfg, Topology: jetstream.Topology{Replicas: c.Replicas, Edges: edges}, Listen: c.Listen, Admin: c.Admin,
 		Issuer: c.Issuer, Audience: c.Audience, KeyFile: c.KeyFile, UsersFile: c.UsersFile,
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Policy: c.Policy, TrustLocation: c.TrustLocation, Log: p.log,
 		Ready: func(url, admin string) {

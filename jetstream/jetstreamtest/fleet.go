@@ -63,8 +63,9 @@ type Cluster struct {
 	Nodes []*embedded.Region
 }
 
-// NewCluster starts a region of n nodes, three as a rule, and waits until JetStream has a leader that sees them all.
-func NewCluster(t testing.TB, region string, n int) *Cluster {
+// NewCluster starts a region of n nodes, three as a rule, joined to the hubs if there are any, and waits until JetStream
+// has a leader that sees them all.
+func NewCluster(t testing.TB, region string, n int, hubs ...string) *Cluster {
 	t.Helper()
 	var ports []int
 	var routes []string
@@ -77,6 +78,7 @@ func NewCluster(t testing.TB, region string, n int) *Cluster {
 	for i, port := range ports {
 		c.Nodes = append(c.Nodes, Start(t, embedded.RegionConfig{
 			Region:  region,
+			Hubs:    hubs,
 			Cluster: &embedded.Cluster{Node: fmt.Sprintf("%s-n%d", region, i+1), Port: port, Routes: routes},
 		}))
 	}

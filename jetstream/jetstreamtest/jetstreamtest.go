@@ -31,6 +31,12 @@ const (
 	maxStore  = 1 << 40
 )
 
+// These wait for another domain's answer, for up to half a minute, also when their server is shut down meanwhile.
+const (
+	sourceSetup   = "github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3"
+	sourceRemoval = "github.com/nats-io/nats-server/v2/server.(*stream).tryDeleteSourcingConsumer.func1"
+)
+
 // shared is the one server of a test binary. Main makes it possible, the first Shared starts it.
 var shared struct {
 	allowed atomic.Bool
@@ -51,7 +57,9 @@ func Main(m *testing.M, ignore ...goleak.Option) {
 		code = max(code, 1)
 	}
 	if code == 0 {
-		ignore = append(ignore, goleak.IgnoreTopFunction(fileStoreTicker))
+		for _, waits := range []string{fileStoreTicker, sourceSetup, sourceRemoval} {
+			ignore = append(ignore, goleak.IgnoreTopFunction(waits))
+		}
 		if err := goleak.Find(ignore...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1

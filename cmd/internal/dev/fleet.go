@@ -49,10 +49,11 @@ func (f *fleet) startNATS(ctx context.Context) (*embedded.Hub, error) {
 const (
 	maxStore  = 4 << 30
 	maxMemory = 1 << 30
-	// eventBytes and viewBytes bound the streams that would otherwise reserve what a
+	// eventBytes, viewBytes and copyBytes bound the streams that would otherwise reserve what a
 	// production region has.
 	eventBytes = 512 << 20
 	viewBytes  = 256 << 20
+	copyBytes  = 256 << 20
 )
 
 func (f *fleet) stopNATS(hub *embedded.Hub) error {
@@ -100,8 +101,14 @@ func (f *fleet) run(ctx context.Context) error {
 // startServices starts each region's registry and token service and waits until they are
 // ready.
 func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) error {
-	topology := jetstream.Topology{EventBytes: eventBytes, ViewBytes: viewBytes}
+	topology := jetstream.Topology{EventBytes: eventBytes, ViewBytes: viewBytes, CopyBytes: copyBytes}
+	for _, r := range f.regions {
+		if err := r.provision(ctx, topology); err != nil {
+			return err
+		}
+	}
 	for i, r := range f.regions {
+		topology.Edges = f.edges(r.name)
 		connect := jetstream.Config{URL: r.nats.ClientURL(), Region: r.name, Wait: true, Log: f.cfg.Log}
 		key := filepath.Join(f.dir, r.name+".key")
 		if err := ensureKey(key); err != nil {
@@ -131,6 +138,27 @@ func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) err
 		}
 	}
 	return nil
+}
+
+// provision makes a region's streams before any other region asks for its sessions: what is asked for in vain is asked for
+// again only later, with a warning.
+func (r *region) provision(ctx context.Context, topology jetstream.Topology) error {
+	conn, err := jetstream.Dial(ctx, jetstream.Config{URL: r.nats.ClientURL(), Region: r.name, Role: "dev"})
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Provision(ctx, topology), service.Close(ctx, conn))
+}
+
+// edges returns those of a region: to every other.
+func (f *fleet) edges(own string) []jetstream.Edge {
+	edges := []jetstream.Edge{}
+	for _, p := range f.places {
+		if p.name != own {
+			edges = append(edges, jetstream.Edge{Region: p.name})
+		}
+	}
+	return edges
 }
 
 // await returns what ready brings, or why it will not.

@@ -75,6 +75,11 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	cfg.View, cfg.Store, cfg.Unsettled = servers.View, conn.Records(), conn.Records()
 	cfg.Bus, cfg.Caller, cfg.Keyshare = conn, conn.Caller(), conn.Keys()
 	cfg.Peers = conn.Caller()
+	copies := conn.Copies(jetstream.CopiesConfig{Log: c.Log, Metrics: metrics})
+	cfg.Copies, cfg.Arrivals = copies, copies
+	if cfg.Edges, err = edges(ctx, conn); err != nil {
+		return err
+	}
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
 	if err != nil {
@@ -87,15 +92,30 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base.Go(func() error { return servers.Run(inner) })
 	base.Go(func() error { return service.Run(inner) })
 	base.Go(func() error { return conn.Serve(inner, keysService(c.NATS.Region, service.KeyMethods())) })
+	base.Go(func() error { return copies.Run(inner) })
 	clocks := &clock{skew: conn.Skew, log: c.log()}
 	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
-	ready := func() error { return cmp.Or(service.Ready(), clocks.ready()) }
+	ready := func() error { return cmp.Or(service.Ready(), clocks.ready(), copies.Ready()) }
 	err = c.serve(outer, conn, l, service, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
+}
+
+// edges returns what tells the regions that copies flow from, nil where there are none: what
+// needs to know takes every region for one then.
+func edges(ctx context.Context, conn *jetstream.Conn) (func() []string, error) {
+	list, err := conn.Edges(ctx)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	names := make([]string, len(list))
+	for i, e := range list {
+		names[i] = e.Region
+	}
+	return func() []string { return names }, nil
 }
 
 // serve answers clients on l and over NATS, and operators, until ctx ends. The instances of a

@@ -3,7 +3,6 @@ package service_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,23 +23,49 @@ import (
 
 func TestMain(m *testing.M) { jetstreamtest.Main(m) }
 
+// putServer puts one server of a region, that is up, into its view.
+func putServer(t *testing.T, conn *jetstream.Conn, region string) events.Server {
+	t.Helper()
+	s := events.Server{
+		Server: region + "-a", Region: region, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
+		Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 100, Seq: 1,
+	}
+	value, err := json.Marshal(s)
+	if err == nil {
+		_, err = conn.Servers().Put(t.Context(), s.Key(), value, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// body returns what a URL answers.
+func body(t *testing.T, url string) (status int, text string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return resp.StatusCode, string(data)
+}
+
 // TestStartingServiceRefusesNobody starts a second token service of a region while clients are
 // served: it takes requests only once it can answer them.
 func TestStartingServiceRefusesNobody(t *testing.T) {
 	const region = "eu-west-1"
 	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: region})
 	conn := jetstreamtest.Provisioned(t, r.ClientURL())
-	s := events.Server{
-		Server: "eu-west-1-a", Region: region, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
-		Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 100, Seq: 1,
-	}
-	value, err := json.Marshal(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Servers().Put(t.Context(), s.Key(), value, 0); err != nil {
-		t.Fatal(err)
-	}
+	putServer(t, conn, region)
 	keys := filepath.Join(t.TempDir(), "keys.pem")
 	if err := tokens.GenerateKey(keys); err != nil {
 		t.Fatal(err)
@@ -97,16 +122,9 @@ func TestTokensSayThatTheirViewIsStale(t *testing.T) {
 	const region = "eu-west-1"
 	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: region})
 	conn := jetstreamtest.Provisioned(t, r.ClientURL())
-	s := events.Server{
-		Server: "eu-west-1-a", Region: region, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
-		Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 100, Seq: 1,
-	}
-	value, err := json.Marshal(s)
-	if err == nil {
-		_, err = conn.Servers().Put(t.Context(), s.Key(), value, 0)
-	}
+	s := putServer(t, conn, region)
 	keys := filepath.Join(t.TempDir(), "keys.pem")
-	if err := errors.Join(err, tokens.GenerateKey(keys)); err != nil {
+	if err := tokens.GenerateKey(keys); err != nil {
 		t.Fatal(err)
 	}
 	proxy := jetstreamtest.NewProxy(t, conn.NATS().ConnectedAddr())
@@ -132,22 +150,7 @@ func TestTokensSayThatTheirViewIsStale(t *testing.T) {
 		}
 	})
 	at := <-ready
-	get := func(address string) (int, string) {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return 0, err.Error()
-		}
-		defer func() { _ = resp.Body.Close() }()
-		body, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Error(err)
-		}
-		return resp.StatusCode, string(body)
-	}
+	get := func(address string) (int, string) { return body(t, address) }
 	says := func(stale bool) func() bool {
 		return func() bool {
 			var list service.AdminServers

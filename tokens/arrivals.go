@@ -1,0 +1,74 @@
+package tokens
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthhq/berth/sessions"
+)
+
+// followCopies folds those arriving copies at once for which nobody may ask soon: a session that
+// was taken from this region, whose old server has to hear of it; one that was handed over to it;
+// one that was revoked elsewhere.
+func (s *Service) followCopies(ctx context.Context) error {
+	if s.cfg.Arrivals == nil {
+		return nil
+	}
+	missed := make(chan struct{}, 1)
+	arrived := func(key sessions.Key, _ string, rec sessions.Record) {
+		if s.concerns(rec) {
+			s.sweeper.add(key)
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-missed:
+			}
+			if err := s.cfg.Arrivals.All(ctx, arrived); err != nil && ctx.Err() == nil {
+				s.log.LogAttrs(ctx, slog.LevelWarn, "copies of sessions not read, will try again", slog.String("error", err.Error()))
+				_ = wait(ctx, hearRetry)
+				notify(missed)
+			}
+		}
+	})
+	g.Go(func() error {
+		if err := s.cfg.Arrivals.Follow(ctx, arrived, func() { notify(missed) }); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("follow copies: %w", err)
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// notify leaves a token for whoever waits, once for any number of calls.
+func notify(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// concerns reports whether another region's record changes what this one has to do.
+func (s *Service) concerns(rec sessions.Record) bool {
+	switch rec.State {
+	case sessions.StateRevoked:
+		return true
+	case sessions.StateMoved:
+		return rec.Epoch.Region == s.cfg.Region
+	case sessions.StateActive:
+		for _, t := range rec.Taken {
+			if t.Epoch.Region == s.cfg.Region {
+				return true
+			}
+		}
+	case sessions.StateMoving, sessions.StatePrepared:
+	}
+	return false
+}
