@@ -8,9 +8,13 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens"
 )
 
-var _ sessions.Store = (*Records)(nil)
+var (
+	_ sessions.Store = (*Records)(nil)
+	_ tokens.Ledger  = (*Records)(nil)
+)
 
 // Records is the bucket berth_sessions: the sessions that the region owns. Reads go to the
 // stream's leader; every write expires with its session.
@@ -44,6 +48,28 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 		return 0, recordFault(err)
 	}
 	return sessions.Revision(revision), nil
+}
+
+// Scan implements tokens.Ledger.
+func (r *Records) Scan(ctx context.Context, jurisdiction string, from uint64, fn func(tokens.Entry) bool) (uint64, error) {
+	next, err := r.bucket.Scan(ctx, jurisdiction+".*", from, func(key string, v Value) bool {
+		e := tokens.Entry{Key: key, At: v.Revision, Written: v.Written}
+		e.Fault = json.Unmarshal(v.Data, &e.Record)
+		return fn(e)
+	})
+	if err != nil {
+		return 0, recordFault(err)
+	}
+	return next, nil
+}
+
+// End implements tokens.Ledger.
+func (r *Records) End(ctx context.Context) (uint64, error) {
+	end, err := r.bucket.End(ctx)
+	if err != nil {
+		return 0, recordFault(err)
+	}
+	return end, nil
 }
 
 // recordFault makes a bucket's faults into those that sessions.Store promises.

@@ -91,7 +91,7 @@ func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
 	}
 	now := time.Now()
 	// What is acknowledged holds at once in the region: its servers read it in the stream.
-	revoked := s.revokedEvent(rec.Session, now)
+	revoked := s.revokedEvent(now, rec.Session)
 	if err := s.outbox.send(ctx, revoked); err != nil {
 		s.outbox.put(revoked) // the client may not try again
 		return unavailable("the session has ended, but its servers could not be told; try again", err)

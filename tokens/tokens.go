@@ -69,6 +69,8 @@ type Config struct {
 	Stale func() bool
 	// Store holds the region's sessions.
 	Store sessions.Store
+	// Ledger lists them, for operators.
+	Ledger Ledger
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller
@@ -115,9 +117,11 @@ type Service struct {
 	logins  *loginLimit
 	stays   *sampler
 	outbox  *outbox
-	metrics *metrics
-	log     *slog.Logger
-	handler http.Handler
+	// revoking is held by the one request that ends many sessions.
+	revoking chan struct{}
+	metrics  *metrics
+	log      *slog.Logger
+	handler  http.Handler
 }
 
 // withDefaults fills in the zero values.
@@ -173,12 +177,13 @@ func New(c Config) (*Service, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if c.View == nil || c.Store == nil || c.Bus == nil || c.Caller == nil || c.Keyshare == nil || c.Prober == nil {
-		return nil, errors.New("configure tokens: view, store, bus, caller, keyshare and prober are required")
+	if c.View == nil || c.Store == nil || c.Ledger == nil || c.Bus == nil || c.Caller == nil || c.Keyshare == nil || c.Prober == nil {
+		return nil, errors.New("configure tokens: view, store, ledger, bus, caller, keyshare and prober are required")
 	}
 	s := &Service{
 		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
 		reports: newReports(), logins: newLoginLimit(), stays: newSampler(), metrics: newMetrics(c.Metrics),
+		revoking: make(chan struct{}, 1),
 	}
 	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)
 	s.public = newPublicKeys(&c, s.log)

@@ -72,7 +72,8 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 		return err
 	}
 	cfg.Stale = func() bool { return servers.Fresh(time.Now()) != nil }
-	cfg.View, cfg.Store, cfg.Bus, cfg.Caller, cfg.Keyshare = servers.View, conn.Records(), conn, conn.Caller(), conn.Keys()
+	records := conn.Records()
+	cfg.View, cfg.Store, cfg.Ledger, cfg.Bus, cfg.Caller, cfg.Keyshare = servers.View, records, records, conn, conn.Caller(), conn.Keys()
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
 	if err != nil {
@@ -117,6 +118,12 @@ func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Li
 		cfg := c.endpoints(service)
 		cfg.Started = func() { serving.Store(true) }
 		return conn.Serve(ctx, cfg)
+	})
+	front.Go(func() error {
+		if !await(ctx, able) {
+			return nil
+		}
+		return conn.Serve(ctx, c.operatorEndpoints(service))
 	})
 	front.Go(func() error { return ServeHTTP(ctx, l, service.Handler()) })
 	front.Go(func() error {
@@ -163,11 +170,7 @@ func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfi
 	}
 	for _, method := range tokens.Methods() {
 		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name: method,
-			Subject: events.Subject{
-				Kind: events.KindRPC, Service: "tokens", Jurisdiction: events.GlobalJurisdiction,
-				Region: c.NATS.Region, Method: method,
-			}.String(),
+			Name: method, Subject: TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method),
 			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
 				header, data := service.Serve(ctx, method, r.Header, r.Data)
 				return jetstream.Reply{Header: header, Data: data}
@@ -175,4 +178,33 @@ func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfi
 		})
 	}
 	return cfg
+}
+
+// maxOperators is how many requests of operators a token service handles at once; others wait, and
+// keep nobody else from being served.
+const maxOperators = 4
+
+// operatorEndpoints are the methods of rpc.tokens that are for operators: a service of its own.
+func (c *TokensConfig) operatorEndpoints(service *tokens.Service) jetstream.ServiceConfig {
+	cfg := jetstream.ServiceConfig{
+		Name: "berth_sessions", Version: "1.0.0", Description: fmt.Sprintf("Sessions of region %s, for operators", c.NATS.Region),
+		Concurrency: maxOperators,
+	}
+	for _, method := range tokens.OperatorMethods() {
+		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+			Name: method, Subject: TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method),
+			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+				header, data := service.ServeOperator(ctx, events.GlobalJurisdiction, method, r.Header, r.Data)
+				return jetstream.Reply{Header: header, Data: data}
+			},
+		})
+	}
+	return cfg
+}
+
+// TokensMethod returns the subject of a method of a region's token services.
+func TokensMethod(jurisdiction, region, method string) string {
+	return events.Subject{
+		Kind: events.KindRPC, Service: "tokens", Jurisdiction: jurisdiction, Region: region, Method: method,
+	}.String()
 }

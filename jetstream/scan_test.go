@@ -1,0 +1,106 @@
+package jetstream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+)
+
+// TestScanMissesNothing walks through a bucket in pages of odd sizes while its keys are written:
+// each is seen, and one that is written meanwhile comes again.
+func TestScanMissesNothing(t *testing.T) {
+	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	b, ctx := c.Bucket(jetstream.BucketSessions), t.Context()
+	const keys = 700 // more than two batches
+	revisions := map[string]uint64{}
+	write := func(key string) {
+		t.Helper()
+		revision, err := b.Put(ctx, key, []byte(key), revisions[key], 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		revisions[key] = revision
+	}
+	for i := range keys {
+		write(fmt.Sprintf("global.s%03d", i))
+	}
+	write("eu.other")
+	end, err := b.End(ctx)
+	if err != nil || end != keys+1 {
+		t.Fatalf("end %d, %v", end, err)
+	}
+	seen := map[string]int{}
+	pages, next := 0, uint64(0)
+	for {
+		n := 0
+		next, err = b.Scan(ctx, "global.*", next, func(key string, v jetstream.Value) bool {
+			if string(v.Data) != key || v.Written.IsZero() {
+				t.Errorf("%s holds %q, written %v", key, v.Data, v.Written)
+			}
+			seen[key]++
+			n++
+			return n < 97
+		})
+		if err != nil || n > 97 {
+			t.Fatalf("page %d: %d keys, %v", pages, n, err)
+		}
+		if pages++; next == 0 {
+			break
+		}
+		if pages < 5 {
+			write(fmt.Sprintf("global.s%03d", pages))     // seen already
+			write(fmt.Sprintf("global.s%03d", 600+pages)) // to come
+		}
+	}
+	if len(seen) != keys || seen["global.s001"] != 2 || seen["global.s601"] != 1 {
+		t.Errorf("saw %d keys in %d pages, s001 %d times, s601 %d times", len(seen), pages, seen["global.s001"], seen["global.s601"])
+	}
+	stream, err := c.JetStream().Stream(ctx, "KV_"+jetstream.BucketSessions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := stream.CachedInfo().State.Consumers; n != 0 {
+		t.Errorf("%d consumers are left", n)
+	}
+}
+
+func TestScanEnds(t *testing.T) {
+	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	b := c.Bucket(jetstream.BucketSessions)
+	none := func(string, jetstream.Value) bool { t.Error("a key of nothing"); return true }
+	for _, from := range []uint64{0, 1, 1 << 40} {
+		if next, err := b.Scan(t.Context(), "global.*", from, none); next != 0 || err != nil {
+			t.Errorf("an empty bucket from %d: %d, %v", from, next, err)
+		}
+	}
+	if end, err := b.End(t.Context()); end != 0 || err != nil {
+		t.Errorf("end of an empty bucket: %d, %v", end, err)
+	}
+	// What expires between two pages is not waited for.
+	if _, err := b.Put(t.Context(), "global.brief", []byte("x"), 0, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if next, err := b.Scan(t.Context(), "global.*", 0, func(string, jetstream.Value) bool { return false }); next != 0 || err != nil {
+		t.Errorf("the last key: %d, %v", next, err)
+	}
+	jetstreamtest.Eventually(t, 5*time.Second, "the key expires", func() bool {
+		_, err := b.Get(t.Context(), "global.brief")
+		return errors.Is(err, jetstream.ErrNotFound)
+	})
+	if next, err := b.Scan(t.Context(), "global.*", 0, none); next != 0 || err != nil {
+		t.Errorf("after it expired: %d, %v", next, err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.Scan(ended, "global.*", 0, none); !errors.Is(err, jetstream.ErrUnavailable) {
+		t.Errorf("with an ended context: %v", err)
+	}
+	if _, err := c.Bucket("nothing").Scan(t.Context(), ">", 0, none); err == nil {
+		t.Error("a bucket that is none: no error")
+	}
+}

@@ -1,0 +1,285 @@
+package tokens
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// Bounds of ending many sessions, so that refreshes go on beside it: one page at a time in a
+// service, with so many writes at once.
+const (
+	maxRevokePage   = 500
+	revokePage      = 250
+	revokeWriters   = 4
+	maxBy           = 128
+	reasonOperator  = "operator"
+	reasonStore     = "the session store did not answer"
+	reasonTooOften  = "the session has been passed on too often"
+	reasonRefusedBy = "region %s: %s"
+)
+
+// tellLife is how long a revocation is of interest to regional servers: no access token that
+// was given before it lives longer.
+const tellLife = MaxAccessTTL + time.Minute + api.Skew
+
+// RevokeRequest ends sessions: those of Sessions, or those that Filter means, page by page.
+type RevokeRequest struct {
+	// Sessions are at most 500 ids.
+	Sessions []string `json:"sessions,omitempty"`
+	// Filter names at least one of subject, org, server and region.
+	Filter *SessionFilter `json:"filter,omitempty"`
+	// Limit is how many of those that Filter means are ended in this page, 1 to 500; 0: 250.
+	// Cursor is that of the answer before; empty at first. After an error, begin again: what has
+	// ended stays so.
+	Limit  int    `json:"limit,omitempty"`
+	Cursor string `json:"cursor,omitempty"`
+	// By says who asks, for the record.
+	By string `json:"by,omitempty"`
+}
+
+// RevokeReply says what has become of the sessions. Those that have ended have durably, and the
+// region's servers know or can read of it.
+type RevokeReply struct {
+	Region string `json:"region"`
+	// Ended is how many have ended by this request, Already how many had before; they were told
+	// of again.
+	Ended   int `json:"ended"`
+	Already int `json:"already"`
+	// Unknown are those without a record here, Failed those that go on.
+	Unknown []string        `json:"unknown,omitempty"`
+	Failed  []RevokeFailure `json:"failed,omitempty"`
+	// Scanned is how many records were looked at; Cursor goes on from here; empty: this was all.
+	Scanned int    `json:"scanned,omitempty"`
+	Cursor  string `json:"cursor,omitempty"`
+}
+
+// RevokeFailure says why a session goes on.
+type RevokeFailure struct {
+	Session string `json:"session"`
+	Reason  string `json:"reason"`
+}
+
+func (q *RevokeRequest) validate() error {
+	switch {
+	case (len(q.Sessions) > 0) == (q.Filter != nil):
+		return wrong("sessions", "want either sessions or a filter")
+	case len(q.Sessions) > maxRevokePage:
+		return wrong("sessions", fmt.Sprintf("want at most %d", maxRevokePage))
+	case q.Limit < 0 || q.Limit > maxRevokePage:
+		return wrong("limit", fmt.Sprintf("want 1 to %d", maxRevokePage))
+	case len(q.By) > maxBy:
+		return wrong("by", fmt.Sprintf("want at most %d bytes", maxBy))
+	}
+	if slices.ContainsFunc(q.Sessions, func(id string) bool { return !events.ValidToken(id) }) {
+		return notASession()
+	}
+	if q.Filter == nil {
+		return nil
+	}
+	if *q.Filter == (SessionFilter{State: q.Filter.State}) {
+		return wrong("filter", "want at least one of subject, org, server and region")
+	}
+	if q.Filter.State != "" {
+		return wrong("filter.state", "only sessions that go on can be ended")
+	}
+	return q.Filter.Validate()
+}
+
+// revoke answers MethodRevokeSessions.
+func (o operation) revoke(ctx context.Context, q RevokeRequest) (RevokeReply, error) {
+	if err := q.validate(); err != nil {
+		return RevokeReply{}, err
+	}
+	at, err := parseCursor(q.Cursor)
+	if err != nil {
+		return RevokeReply{}, err
+	}
+	select {
+	case o.s.revoking <- struct{}{}:
+		defer func() { <-o.s.revoking }()
+	case <-ctx.Done():
+		return RevokeReply{}, unavailable("others are ending sessions here", ctx.Err())
+	}
+	r := &revocation{operation: o, by: q.By, reply: RevokeReply{Region: o.s.cfg.Region}}
+	ids := slices.Compact(slices.Sorted(slices.Values(q.Sessions)))
+	if q.Filter != nil {
+		if ids, err = r.find(ctx, &q, at); err != nil {
+			return RevokeReply{}, unavailable("the sessions could not be read", err)
+		}
+	}
+	r.end(ctx, ids)
+	if err := r.tell(ctx); err != nil {
+		return RevokeReply{}, err
+	}
+	return r.reply, nil
+}
+
+// revocation is one request that ends sessions.
+type revocation struct {
+	operation
+	by string
+
+	// mu guards the fields below while several sessions are ended at once: what is answered,
+	// the sessions whose end is to be told here, and the records of those that have just ended.
+	mu     sync.Mutex
+	reply  RevokeReply
+	told   []string
+	events []events.Event
+}
+
+// find returns the next sessions that the filter means. Those that have ended a moment ago are
+// told of again: perhaps whoever ended them was killed before that.
+func (r *revocation) find(ctx context.Context, q *RevokeRequest, at cursor) (ids []string, err error) {
+	limit := q.Limit
+	if limit == 0 {
+		limit = revokePage
+	}
+	if at.next == 0 {
+		if at.until, err = r.s.cfg.Ledger.End(ctx); err != nil {
+			return nil, err
+		}
+	}
+	began := time.Now()
+	at.next, err = r.s.cfg.Ledger.Scan(ctx, r.jurisdiction, at.next, func(e Entry) bool {
+		r.reply.Scanned++
+		switch {
+		case e.Fault != nil || !q.Filter.matches(&e.Record):
+		case e.Record.State != sessions.StateRevoked:
+			ids = append(ids, e.Record.Session)
+		case e.At <= at.until && began.Sub(e.Written) < tellLife:
+			r.reply.Already++
+			r.told = append(r.told, e.Record.Session)
+		}
+		return len(ids) < limit && len(r.told) < maxRevokePage && !spent(r.reply.Scanned, began)
+	})
+	r.reply.Cursor = at.String()
+	return ids, err
+}
+
+// end ends sessions, a few at a time.
+func (r *revocation) end(ctx context.Context, ids []string) {
+	var g errgroup.Group
+	g.SetLimit(revokeWriters)
+	for _, id := range ids {
+		g.Go(func() error { r.endOne(ctx, id); return nil })
+	}
+	_ = g.Wait() // what failed is in the reply
+	slices.Sort(r.reply.Unknown)
+	slices.SortFunc(r.reply.Failed, func(a, b RevokeFailure) int { return strings.Compare(a.Session, b.Session) })
+}
+
+func (r *revocation) endOne(ctx context.Context, id string) {
+	key := sessions.Key{Jurisdiction: r.jurisdiction, Session: id}
+	rec, _, err := r.s.cfg.Store.Get(ctx, key)
+	switch {
+	case isNotFound(err):
+		r.note(func() { r.reply.Unknown = append(r.reply.Unknown, id) })
+		return
+	case err != nil:
+		r.failed(ctx, id, reasonStore, err)
+		return
+	}
+	before := rec.State
+	if owner := rec.Epoch.Region; before != sessions.StateRevoked && owner != r.s.cfg.Region && r.passOn(ctx, id, owner) {
+		return
+	}
+	if rec, err = r.s.owner.Revoke(ctx, key, rec); err != nil {
+		r.failed(ctx, id, reasonStore, err)
+		return
+	}
+	r.note(func() {
+		r.told = append(r.told, id)
+		if before == sessions.StateRevoked {
+			r.reply.Already++
+			return
+		}
+		r.reply.Ended++
+		e := r.s.sessionEvent(&rec, events.SessionRevoked, reasonOperator, time.Now())
+		e.By = r.by
+		r.events = append(r.events, e)
+	})
+}
+
+func (r *revocation) note(what func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	what()
+}
+
+func (r *revocation) failed(ctx context.Context, id, reason string, err error) {
+	r.s.log.LogAttrs(ctx, slog.LevelWarn, "session could not be ended", slog.String("session", id), slog.String("error", err.Error()))
+	r.note(func() { r.reply.Failed = append(r.reply.Failed, RevokeFailure{Session: id, Reason: reason}) })
+}
+
+// passOn has the owner of a session end it, and reports whether that has settled the matter. If
+// the owner is out of reach the session is ended here: what is revoked in one place becomes so
+// in all (V8).
+func (r *revocation) passOn(ctx context.Context, id, owner string) bool {
+	if r.call.hops >= api.MaxHops {
+		r.failed(ctx, id, reasonTooOften, fmt.Errorf("%d hops", r.call.hops))
+		return true
+	}
+	body, err := json.Marshal(RevokeRequest{Sessions: []string{id}, By: r.by})
+	if err != nil {
+		return false
+	}
+	c := r.call
+	c.hops++
+	m, err := r.s.ask(ctx, events.Subject{
+		Kind: events.KindRPC, Service: "tokens", Jurisdiction: r.jurisdiction, Region: owner, Method: MethodRevokeSessions,
+	}, c.headers(), body)
+	if err != nil || m.status != http.StatusOK {
+		return false
+	}
+	var answer RevokeReply
+	if json.Unmarshal(m.body, &answer) != nil || len(answer.Unknown) > 0 {
+		return false
+	}
+	r.note(func() {
+		r.reply.Ended += answer.Ended
+		r.reply.Already += answer.Already
+		for _, f := range answer.Failed {
+			r.reply.Failed = append(r.reply.Failed, RevokeFailure{Session: id, Reason: fmt.Sprintf(reasonRefusedBy, owner, f.Reason)})
+		}
+	})
+	return true
+}
+
+// tell tells every region of the sessions that have ended. What is acknowledged holds at once
+// in this region: its servers hear it, or read it in the stream.
+func (r *revocation) tell(ctx context.Context) error {
+	now := time.Now()
+	var failure error
+	for ids := range slices.Chunk(r.told, events.MaxRevoked) {
+		e := r.s.revokedEvent(now, ids...)
+		if err := r.s.outbox.send(ctx, e); err != nil {
+			r.s.outbox.put(e) // the operator may not try again
+			failure = err
+		}
+	}
+	r.s.outbox.put(r.events...)
+	if r.reply.Ended > 0 {
+		r.s.log.LogAttrs(ctx, slog.LevelInfo, "sessions ended by an operator",
+			slog.Int("sessions", r.reply.Ended), slog.String("by", r.by))
+	}
+	if failure != nil {
+		return unavailable(fmt.Sprintf("%d sessions have ended, but the region's servers could not be told; try again", r.reply.Ended), failure)
+	}
+	return nil
+}
+
+func isNotFound(err error) bool { return errors.Is(err, sessions.ErrNotFound) }
