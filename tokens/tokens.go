@@ -74,6 +74,8 @@ type Config struct {
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller
+	// Recent reads what the region has published.
+	Recent Recent
 	// Keyshare publishes the public keys and brings those of others.
 	Keyshare KeyBucket
 	// Prober asks a server whether it is alive.
@@ -177,8 +179,8 @@ func New(c Config) (*Service, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if c.View == nil || c.Store == nil || c.Ledger == nil || c.Bus == nil || c.Caller == nil || c.Keyshare == nil || c.Prober == nil {
-		return nil, errors.New("configure tokens: view, store, ledger, bus, caller, keyshare and prober are required")
+	if c.View == nil || c.Store == nil || c.Ledger == nil || c.Bus == nil || c.Caller == nil || c.Recent == nil || c.Keyshare == nil || c.Prober == nil {
+		return nil, errors.New("configure tokens: view, store, ledger, bus, caller, recent, keyshare and prober are required")
 	}
 	s := &Service{
 		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
@@ -204,12 +206,14 @@ func (s *Service) SetKeys(k *Keyring) {
 	s.public.setOwn(k)
 }
 
-// Run publishes events and the region's keys, learns the keys of the others and hears the
-// clients' reports that other services of the region took, until ctx ends. End it after all
+// Run publishes events and the region's keys, learns the keys of the others, hears the clients'
+// reports that other services of the region took, and tells a region that is back of recent
+// revocations, until ctx ends. End it after all
 // that serves requests: what they left to publish goes out before Run returns.
 func (s *Service) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.hearReports(ctx); return nil })
+	g.Go(func() error { newRetelling(s).run(ctx); return nil })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()

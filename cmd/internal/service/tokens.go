@@ -74,7 +74,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	cfg.Stale = func() bool { return servers.Fresh(time.Now()) != nil }
 	records := conn.Records()
 	cfg.View, cfg.Store, cfg.Ledger, cfg.Bus, cfg.Caller, cfg.Keyshare = servers.View, records, records, conn, conn.Caller(), conn.Keys()
-	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
+	cfg.Recent, cfg.Prober, cfg.Metrics = conn.Regional(), registry.NewProber(registry.ProberConfig{}), metrics
 	service, err := tokens.New(cfg)
 	if err != nil {
 		return err
