@@ -30,10 +30,23 @@ func (r *Records) Get(ctx context.Context, key sessions.Key) (sessions.Record, s
 	if err != nil {
 		return rec, 0, recordFault(err)
 	}
-	if err := json.Unmarshal(v.Data, &rec); err != nil {
-		return rec, 0, fmt.Errorf("%w: record of %s: %w", sessions.ErrUnavailable, key, err)
+	if rec, err = decodeRecord(key.String(), v.Data); err != nil {
+		return rec, 0, fmt.Errorf("%w: %w", sessions.ErrUnavailable, err)
 	}
 	return rec, sessions.Revision(v.Revision), nil
+}
+
+// decodeRecord returns the record that a key holds. A value that is none is a fault, never a
+// record with nothing in it: whoever can make NATS answer to a subject of their choice could
+// put one in place of a revoked record.
+func decodeRecord(key string, data []byte) (rec sessions.Record, err error) {
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return rec, fmt.Errorf("record of %s: %w", key, err)
+	}
+	if rec.Version < 1 || rec.Key().String() != key {
+		return sessions.Record{}, fmt.Errorf("record of %s: the value is of version %d and of %s", key, rec.Version, rec.Key())
+	}
+	return rec, nil
 }
 
 // Put implements sessions.Store.
@@ -54,7 +67,7 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 func (r *Records) Scan(ctx context.Context, jurisdiction string, from uint64, fn func(tokens.Entry) bool) (uint64, error) {
 	next, err := r.bucket.Scan(ctx, jurisdiction+".*", from, func(key string, v Value) bool {
 		e := tokens.Entry{Key: key, At: v.Revision, Written: v.Written}
-		e.Fault = json.Unmarshal(v.Data, &e.Record)
+		e.Record, e.Fault = decodeRecord(key, v.Data)
 		return fn(e)
 	})
 	if err != nil {

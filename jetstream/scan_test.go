@@ -9,6 +9,8 @@ import (
 
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens"
 )
 
 // TestScanMissesNothing walks through a bucket in pages of odd sizes while its keys are written:
@@ -102,5 +104,32 @@ func TestScanEnds(t *testing.T) {
 	}
 	if _, err := c.Bucket("nothing").Scan(t.Context(), ">", 0, none); err == nil {
 		t.Error("a bucket that is none: no error")
+	}
+}
+
+// TestWhatIsNoRecordIsNoBlankRecord puts values in the place of a record: none is read as a
+// session that goes on.
+func TestWhatIsNoRecordIsNoBlankRecord(t *testing.T) {
+	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	b := c.Bucket(jetstream.BucketSessions)
+	values := []string{"", "{", "{}", `{"version":1}`, `{"version":1,"session":"other","jurisdiction":"global"}`, `{"version":1,"session":"s1","jurisdiction":"eu"}`}
+	revision := uint64(0)
+	for _, value := range values {
+		var err error
+		if revision, err = b.Put(t.Context(), "global.s1", []byte(value), revision, 0); err != nil {
+			t.Fatal(err)
+		}
+		if rec, _, err := c.Records().Get(t.Context(), sessions.Key{Jurisdiction: "global", Session: "s1"}); !errors.Is(err, sessions.ErrUnavailable) {
+			t.Errorf("%q is read as %+v, %v", value, rec, err)
+		}
+		next, err := c.Records().Scan(t.Context(), "global", 0, func(e tokens.Entry) bool {
+			if e.Fault == nil || e.Key != "global.s1" {
+				t.Errorf("%q is listed as %+v", value, e)
+			}
+			return true
+		})
+		if next != 0 || err != nil {
+			t.Errorf("%q: %d, %v", value, next, err)
+		}
 	}
 }
