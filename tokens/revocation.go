@@ -22,15 +22,16 @@ import (
 // Bounds of ending many sessions, so that refreshes go on beside it: one page at a time in a
 // service, with so many writes at once.
 const (
-	maxRevokePage   = 500
-	revokePage      = 250
-	revokeWriters   = 4
-	maxBy           = 128
-	reasonOperator  = "operator"
-	reasonStore     = "the session store did not answer"
-	reasonTooOften  = "the session has been passed on too often"
-	reasonRefusedBy = "region %s: %s"
+	maxRevokePage = 500
+	revokePage    = 250
+	revokeWriters = 4
+	maxBy         = 128
+	// passOnTimeout is how long an owner in another region may take for those of one page.
+	passOnTimeout = 3 * time.Second
 )
+
+// reasonOperator is the reason of a session that an operator has ended.
+const reasonOperator = "operator"
 
 // tellLife is how long a revocation is of interest to regional servers: no access token that
 // was given before it lives longer.
@@ -108,11 +109,13 @@ func (o operation) revoke(ctx context.Context, q RevokeRequest) (RevokeReply, er
 	if err != nil {
 		return RevokeReply{}, err
 	}
-	select {
-	case o.s.revoking <- struct{}{}:
-		defer func() { <-o.s.revoking }()
-	case <-ctx.Done():
-		return RevokeReply{}, unavailable("others are ending sessions here", ctx.Err())
+	if o.call.hops == 0 { // who passes sessions on holds up nobody, so that no two regions wait for each other
+		select {
+		case o.s.revoking <- struct{}{}:
+			defer func() { <-o.s.revoking }()
+		case <-ctx.Done():
+			return RevokeReply{}, unavailable("others are ending sessions here", ctx.Err())
+		}
 	}
 	r := &revocation{operation: o, by: q.By, reply: RevokeReply{Region: o.s.cfg.Region}}
 	ids := slices.Compact(slices.Sorted(slices.Values(q.Sessions)))
@@ -170,40 +173,53 @@ func (r *revocation) find(ctx context.Context, q *RevokeRequest, at cursor) (ids
 	return ids, err
 }
 
-// end ends sessions, a few at a time.
+// end ends sessions, a few at a time. Those of another region are passed on to it; if it is out
+// of reach they are ended here: what is revoked in one place becomes so in all (V8).
 func (r *revocation) end(ctx context.Context, ids []string) {
-	var g errgroup.Group
-	g.SetLimit(revokeWriters)
-	for _, id := range ids {
-		g.Go(func() error { r.endOne(ctx, id); return nil })
+	elsewhere := map[string][]sessions.Record{}
+	few(ids, func(id string) {
+		rec, _, err := r.s.cfg.Store.Get(ctx, sessions.Key{Jurisdiction: r.jurisdiction, Session: id})
+		owner := rec.Epoch.Region
+		switch {
+		case isNotFound(err):
+			r.note(func() { r.reply.Unknown = append(r.reply.Unknown, id) })
+		case err != nil:
+			r.failed(ctx, id, err)
+		case rec.State != sessions.StateRevoked && owner != r.s.cfg.Region:
+			r.note(func() { elsewhere[owner] = append(elsewhere[owner], rec) })
+		default:
+			r.endHere(ctx, rec)
+		}
+	})
+	for owner, records := range elsewhere {
+		if !r.passOn(ctx, owner, records) {
+			few(records, func(rec sessions.Record) { r.endHere(ctx, rec) })
+		}
 	}
-	_ = g.Wait() // what failed is in the reply
 	slices.Sort(r.reply.Unknown)
 	slices.SortFunc(r.reply.Failed, func(a, b RevokeFailure) int { return strings.Compare(a.Session, b.Session) })
 }
 
-func (r *revocation) endOne(ctx context.Context, id string) {
-	key := sessions.Key{Jurisdiction: r.jurisdiction, Session: id}
-	rec, _, err := r.s.cfg.Store.Get(ctx, key)
-	switch {
-	case isNotFound(err):
-		r.note(func() { r.reply.Unknown = append(r.reply.Unknown, id) })
-		return
-	case err != nil:
-		r.failed(ctx, id, reasonStore, err)
-		return
+// few does something with each item, for a few at a time.
+func few[T any](items []T, do func(T)) {
+	var g errgroup.Group
+	g.SetLimit(revokeWriters)
+	for _, item := range items {
+		g.Go(func() error { do(item); return nil })
 	}
-	before := rec.State
-	if owner := rec.Epoch.Region; before != sessions.StateRevoked && owner != r.s.cfg.Region && r.passOn(ctx, id, owner) {
-		return
-	}
-	if rec, err = r.s.owner.Revoke(ctx, key, rec); err != nil {
-		r.failed(ctx, id, reasonStore, err)
+	_ = g.Wait() // nothing fails
+}
+
+// endHere ends a session by this region's record of it.
+func (r *revocation) endHere(ctx context.Context, before sessions.Record) {
+	rec, err := r.s.owner.Revoke(ctx, before.Key(), before)
+	if err != nil {
+		r.failed(ctx, before.Session, err)
 		return
 	}
 	r.note(func() {
-		r.told = append(r.told, id)
-		if before == sessions.StateRevoked {
+		r.told = append(r.told, rec.Session)
+		if before.State == sessions.StateRevoked {
 			r.reply.Already++
 			return
 		}
@@ -220,42 +236,38 @@ func (r *revocation) note(what func()) {
 	what()
 }
 
-func (r *revocation) failed(ctx context.Context, id, reason string, err error) {
+func (r *revocation) failed(ctx context.Context, id string, err error) {
 	r.s.log.LogAttrs(ctx, slog.LevelWarn, "session could not be ended", slog.String("session", id), slog.String("error", err.Error()))
-	r.note(func() { r.reply.Failed = append(r.reply.Failed, RevokeFailure{Session: id, Reason: reason}) })
+	r.note(func() {
+		r.reply.Failed = append(r.reply.Failed, RevokeFailure{Session: id, Reason: "the session store did not answer"})
+	})
 }
 
-// passOn has the owner of a session end it, and reports whether that has settled the matter. If
-// the owner is out of reach the session is ended here: what is revoked in one place becomes so
-// in all (V8).
-func (r *revocation) passOn(ctx context.Context, id, owner string) bool {
-	if r.call.hops >= api.MaxHops {
-		r.failed(ctx, id, reasonTooOften, fmt.Errorf("%d hops", r.call.hops))
-		return true
+// passOn has another region end sessions that it owns, and reports whether it has ended all.
+func (r *revocation) passOn(ctx context.Context, owner string, records []sessions.Record) bool {
+	c := r.call
+	if c.hops++; c.hops > api.MaxHops {
+		return false
 	}
-	body, err := json.Marshal(RevokeRequest{Sessions: []string{id}, By: r.by})
+	q := RevokeRequest{By: r.by}
+	for i := range records {
+		q.Sessions = append(q.Sessions, records[i].Session)
+	}
+	body, err := json.Marshal(q)
 	if err != nil {
 		return false
 	}
-	c := r.call
-	c.hops++
+	ctx, cancel := context.WithTimeout(ctx, passOnTimeout)
+	defer cancel()
 	m, err := r.s.ask(ctx, events.Subject{
 		Kind: events.KindRPC, Service: "tokens", Jurisdiction: r.jurisdiction, Region: owner, Method: MethodRevokeSessions,
 	}, c.headers(), body)
-	if err != nil || m.status != http.StatusOK {
-		return false
-	}
 	var answer RevokeReply
-	if json.Unmarshal(m.body, &answer) != nil || len(answer.Unknown) > 0 {
+	if err != nil || m.status != http.StatusOK || json.Unmarshal(m.body, &answer) != nil || len(answer.Unknown)+len(answer.Failed) > 0 {
 		return false
 	}
-	r.note(func() {
-		r.reply.Ended += answer.Ended
-		r.reply.Already += answer.Already
-		for _, f := range answer.Failed {
-			r.reply.Failed = append(r.reply.Failed, RevokeFailure{Session: id, Reason: fmt.Sprintf(reasonRefusedBy, owner, f.Reason)})
-		}
-	})
+	r.reply.Ended += answer.Ended
+	r.reply.Already += answer.Already
 	return true
 }
 

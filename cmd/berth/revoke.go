@@ -84,6 +84,8 @@ type revoker struct {
 	pace    pace
 	outcome revokeOutcome
 	silent  []silence
+	// told is when progress was last told of.
+	told time.Time
 }
 
 // byID ends sessions by their ids. Every region is asked, for any may have a record.
@@ -111,18 +113,20 @@ func (r *revoker) byID(ids []string) error {
 				continue
 			}
 			asked++
-			r.add(&a.reply)
+			r.add(r.fleet.regions[i], &a.reply)
 			for _, id := range a.reply.Unknown {
 				unknown[id]++
 			}
 		}
 		for _, id := range chunk {
-			if unknown[id] == asked {
+			if unknown[id] == asked && asked > 0 {
 				r.outcome.Failed = append(r.outcome.Failed, tokens.RevokeFailure{Session: id, Reason: "no region that answered knows it"})
 			}
 		}
 		r.pace.wait(r.ctx, len(chunk))
 	}
+	// A session that several regions know of had ended for all but the first.
+	r.outcome.Already = min(r.outcome.Already, max(0, len(ids)-r.outcome.Ended-len(r.outcome.Failed)))
 	return r.finish()
 }
 
@@ -173,8 +177,8 @@ func (r *revoker) byFilter(filter tokens.SessionFilter) error {
 			return err
 		}
 	}
-	r.silent = nil
-	r.pace.began = time.Now()
+	r.silent, r.outcome.Silent = nil, []string{}
+	r.pace.began, r.told = time.Now(), time.Now()
 	for _, region := range r.fleet.regions {
 		if err := r.region(region, filter, total); err != nil {
 			r.note(region, err)
@@ -244,10 +248,8 @@ func (r *revoker) region(region string, filter tokens.SessionFilter, total int) 
 		if tried > 0 {
 			reply.Ended, reply.Already = reply.Ended+reply.Already, 0
 		}
-		r.add(&reply)
-		if total > revokePage {
-			fmt.Fprintf(r.stderr, "%s ended of about %d\n", count(r.outcome.Ended, "session"), total)
-		}
+		r.add(region, &reply)
+		r.progress(total)
 		if q.Cursor = reply.Cursor; q.Cursor == "" {
 			return nil
 		}
@@ -261,10 +263,20 @@ func (r *revoker) begun() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.ctx), askTimeout)
 }
 
-func (r *revoker) add(reply *tokens.RevokeReply) {
+func (r *revoker) add(region string, reply *tokens.RevokeReply) {
 	r.outcome.Ended += reply.Ended
 	r.outcome.Already += reply.Already
-	r.outcome.Failed = append(r.outcome.Failed, reply.Failed...)
+	for _, f := range reply.Failed {
+		r.outcome.Failed = append(r.outcome.Failed, tokens.RevokeFailure{Session: f.Session, Reason: region + ": " + f.Reason})
+	}
+}
+
+// progress says, at most once a second, how far a long command has come.
+func (r *revoker) progress(total int) {
+	if now := time.Now(); now.Sub(r.told) >= time.Second && r.outcome.Ended < total {
+		r.told = now
+		fmt.Fprintf(r.stderr, "%s ended of about %d\n", count(r.outcome.Ended, "session"), total)
+	}
 }
 
 // note remembers a region that gave no answer, once.

@@ -2,13 +2,20 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/dev"
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream/embedded"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -169,6 +176,99 @@ func TestSessionsRevokeByFilter(t *testing.T) {
 	for _, s := range all {
 		if status, code := served(t, s); status != 401 || code != "session_revoked" {
 			t.Errorf("an ended session: %d %s", status, code)
+		}
+	}
+}
+
+// TestSessionsInterrupted interrupts a mass revocation: what it says has ended has, and the same
+// command goes on.
+func TestSessionsInterrupted(t *testing.T) {
+	_, ready := startDev(t, "--regions", "eu-west-1", "--servers", "1")
+	const n = 800
+	writeSessions(t, ready.Regions[0].NATSURL, n)
+	args := []string{"sessions", "revoke", "--org", "acme", "--yes", "--rate", "200", "--nats", ready.Regions[0].NATSURL}
+	p := start(t, args...)
+	p.eventually(t, 20*time.Second, "the first progress", func() bool { return strings.Contains(p.stderr.String(), "ended of about 800") })
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	err := <-p.done
+	p.done <- nil
+	var ended int
+	if _, scanErr := fmt.Sscanf(p.stdout.String(), "%d sessions ended\n", &ended); scanErr != nil || err == nil || !strings.Contains(p.stderr.String(), "interrupted after") {
+		t.Fatalf("interrupted: %v, %v\n%s%s", err, scanErr, p.stdout, p.stderr)
+	}
+	out, _, _ := operatorCommand(t, ready, "", "sessions", "list", "--org", "acme", "--state", "revoked", "--count")
+	if want := fmt.Sprintf("%d sessions\n", ended); out != want || ended == 0 || ended == n {
+		t.Errorf("it said that %d have ended; there are %s", ended, out)
+	}
+	out, errs, code := operatorCommand(t, ready, "", "sessions", "revoke", "--org", "acme", "--yes", "--rate", "10000", "--json")
+	var rest revokeOutcome
+	if err := json.Unmarshal([]byte(out), &rest); err != nil || code != 0 || rest.Ended != n-ended || rest.Already != ended {
+		t.Errorf("the rest: exit %d, %v\n%s%s", code, err, out, errs)
+	}
+}
+
+// writeSessions writes sessions of the organization acme as a token service would.
+func writeSessions(t *testing.T, url string, n int) {
+	t.Helper()
+	records := jetstreamtest.Dial(t, url).Records()
+	now := time.Now().UTC().Truncate(time.Second)
+	for i := range n {
+		rec := sessions.Start(sessions.Record{
+			Session: fmt.Sprintf("01k9zj4q8r5t6v7w8x9y%06d", i), Jurisdiction: "global", Subject: "ada", ClientID: "berth", Org: "acme",
+			StartedAt: now, ExpiresAt: now.Add(time.Hour),
+		}, "eu-west-1", sessions.Answer{Server: "eu-west-1-a", Region: "eu-west-1"}, "op", now)
+		if _, err := records.Put(t.Context(), rec, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSessionsOfARegionThatDoesNotAnswer has a region in the view whose token services are gone:
+// what the others say is printed, and that it is not all.
+func TestSessionsOfARegionThatDoesNotAnswer(t *testing.T) {
+	nats := jetstreamtest.Start(t, embedded.RegionConfig{Region: "eu-west-1"})
+	conn := jetstreamtest.Provisioned(t, nats.ClientURL())
+	for _, region := range []string{"eu-west-1", "us-east-1"} {
+		s := events.Server{
+			Server: region + "-a", Region: region, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
+			Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 100, Seq: 1,
+		}
+		value, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Servers().Put(t.Context(), s.Key(), value, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeSessions(t, nats.ClientURL(), 3)
+	key := filepath.Join(t.TempDir(), "eu.key")
+	if out, err := berth(t.Context(), t, "keys", "generate", "--out", key).CombinedOutput(); err != nil {
+		t.Fatalf("generate key: %v\n%s", err, out)
+	}
+	said(t, start(t, "tokens", "--nats", nats.ClientURL(), "--region", "eu-west-1", "--listen", "127.0.0.1:0", "--admin", "",
+		"--issuer", "https://api.example.com", "--key-file", key), "serving on ")
+	ready := dev.Ready{Regions: []dev.ReadyRegion{{NATSURL: nats.ClientURL()}}}
+	const silent = "1 of 2 regions did not answer: us-east-1 (no token service can be reached)\n"
+	for _, step := range []struct {
+		args   []string
+		stdout string
+	}{
+		{[]string{"list"}, "3 sessions\n"},
+		{[]string{"list", "--count", "--json"}, "{\"sessions\": 3}\n"},
+		{[]string{"list", "--subject", "nobody", "--json"}, "[]\n"},
+		{[]string{"list", "--limit", "2"}, "2 sessions, and there are more"},
+		{[]string{"show", "01k9zj4q8r5t6v7w8x9y000001"}, "epoch 1 of eu-west-1, generation 1"},
+		{[]string{"show", "nobody"}, ""},
+		{[]string{"revoke", "01k9zj4q8r5t6v7w8x9y000001"}, "1 session ended\n"},
+		{[]string{"revoke", "--org", "acme", "--dry-run"}, "2 sessions would be ended\n"},
+		{[]string{"revoke", "--org", "acme", "--yes"}, "2 sessions ended, 1 had before\n"},
+	} {
+		out, errs, code := operatorCommand(t, ready, "", append([]string{"sessions"}, step.args...)...)
+		if code != 1 || !strings.Contains(out, step.stdout) || !strings.HasSuffix(errs, silent) {
+			t.Errorf("sessions %v: exit %d\n%s%s", step.args, code, out, errs)
 		}
 	}
 }

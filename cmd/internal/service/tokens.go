@@ -182,7 +182,7 @@ func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfi
 
 // maxOperators is how many requests of operators a token service handles at once; others wait, and
 // keep nobody else from being served.
-const maxOperators = 4
+const maxOperators = 16
 
 // operatorEndpoints are the methods of rpc.tokens that are for operators: a service of its own.
 func (c *TokensConfig) operatorEndpoints(service *tokens.Service) jetstream.ServiceConfig {
