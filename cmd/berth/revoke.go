@@ -18,7 +18,7 @@ type sessionsRevokeCmd struct {
 	natsFlags
 	filterFlags
 	IDs    []string `arg:"" optional:"" name:"session" help:"Sessions to end; or say which by flags."`
-	Yes    bool     `help:"Do not ask before sessions that flags name are ended."`
+	Yes    bool     `env:"-" help:"Do not ask before sessions that flags name are ended."`
 	DryRun bool     `help:"Print only how many sessions would be ended."`
 	Rate   int      `default:"500" placeholder:"N" help:"Most sessions to end in a second, so that refreshes go on beside it (default: ${default})."`
 	JSON   bool     `name:"json" help:"Print the outcome as JSON."`

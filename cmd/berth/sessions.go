@@ -26,12 +26,13 @@ type sessionsCmd struct {
 	Revoke sessionsRevokeCmd `cmd:"" help:"End sessions, in every region at once."`
 }
 
-// filterFlags say which sessions are meant.
+// filterFlags say which sessions are meant. They stand on the command line alone: a region that
+// is set for services must not be one whose sessions are ended.
 type filterFlags struct {
-	Subject string `placeholder:"USER" help:"Only sessions of this user."`
-	Org     string `placeholder:"NAME" help:"Only sessions of this organization."`
-	Server  string `placeholder:"ID" help:"Only sessions that are locked to this server."`
-	Region  string `placeholder:"NAME" help:"Only sessions that this region owns or that are locked to a server in it."`
+	Subject string `env:"-" placeholder:"USER" help:"Only sessions of this user."`
+	Org     string `env:"-" placeholder:"NAME" help:"Only sessions of this organization."`
+	Server  string `env:"-" placeholder:"ID" help:"Only sessions that are locked to this server."`
+	Region  string `env:"-" placeholder:"NAME" help:"Only sessions that this region owns or that are locked to a server in it."`
 }
 
 func (f filterFlags) filter() tokens.SessionFilter {
@@ -121,7 +122,7 @@ func incomplete(silent []silence, asked int) error {
 type sessionsListCmd struct {
 	natsFlags
 	filterFlags
-	State string `placeholder:"STATE" help:"Only sessions of this state: active or revoked, where a region knows more of them too."`
+	State string `env:"-" placeholder:"STATE" help:"Only sessions of this state: active or revoked, where a region knows more of them too."`
 	Limit int    `default:"100" placeholder:"N" help:"Most sessions to list; 0: all (default: ${default})."`
 	Count bool   `help:"Print only how many there are."`
 	JSON  bool   `name:"json" help:"Print a JSON array."`

@@ -180,6 +180,21 @@ func TestSessionsRevokeByFilter(t *testing.T) {
 	}
 }
 
+// TestWhatIsEndedStandsOnTheCommandLine sets what services are set by: it must not be taken for the
+// sessions to end.
+func TestWhatIsEndedStandsOnTheCommandLine(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "berth.yaml")
+	if err := os.WriteFile(file, []byte("region: eu-west-1\nserver: eu-west-1-a\nyes: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := berth(t.Context(), t, "sessions", "revoke", "--config", file)
+	cmd.Env = append(cmd.Env, "BERTH_REGION=eu-west-1", "BERTH_SERVER=eu-west-1-a", "BERTH_ORG=acme", "BERTH_SUBJECT=ada", "BERTH_YES=true")
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.HasPrefix(string(out), "berth: name sessions, or say which by") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // TestSessionsInterrupted interrupts a mass revocation: what it says has ended has, and the same
 // command goes on.
 func TestSessionsInterrupted(t *testing.T) {
