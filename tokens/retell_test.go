@@ -149,6 +149,7 @@ func TestRevokedWhileARegionWasCutOff(t *testing.T) {
 	r := newTwoRegions(t)
 	ask := r.shop()
 	l := r.login(ask)
+	told := heard[*events.Revoked](t, r.conn, "berth.v1.revoked.*")
 	r.nats.Links[singapore].Cut()
 	cut := time.Now()
 	jetstreamtest.Eventually(t, 5*time.Second, "the link is cut", func() bool { return !r.nats.Regions[singapore].Joined() })
@@ -160,6 +161,11 @@ func TestRevokedWhileARegionWasCutOff(t *testing.T) {
 	r.nats.Links[singapore].Heal()
 	healed := time.Now()
 	r.refusedWithin(15*time.Second, healed, ask, l.AccessToken)
+	// It is of the time that it was of, so that it is not told again for ever.
+	list := told()
+	if first, last := list[0], list[len(list)-1]; len(list) < 2 || !last.At.Equal(first.At) || last.Sessions[0] != l.SessionID {
+		t.Errorf("told as %+v", list)
+	}
 }
 
 // TestRevokedWhileNATSWasAway ends a session while the NATS of its server's region is down.

@@ -239,7 +239,7 @@ func (r *revocation) note(what func()) {
 func (r *revocation) failed(ctx context.Context, id string, err error) {
 	r.s.log.LogAttrs(ctx, slog.LevelWarn, "session could not be ended", slog.String("session", id), slog.String("error", err.Error()))
 	r.note(func() {
-		r.reply.Failed = append(r.reply.Failed, RevokeFailure{Session: id, Reason: "the session store did not answer"})
+		r.reply.Failed = append(r.reply.Failed, RevokeFailure{Session: id, Reason: "the session store did not answer, or not with a record"})
 	})
 }
 

@@ -99,32 +99,27 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 // serve answers clients on l and over NATS, and operators, until ctx ends. The instances of a
 // region share the requests that come over NATS, so one that cannot answer yet takes none.
 func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, a admin) error {
-	var serving atomic.Bool
+	var serving atomic.Int32 // how many of the two services
 	able := a.ready
 	a.ready = func() error {
 		if err := able(); err != nil {
 			return err
 		}
-		if !serving.Load() {
+		if serving.Load() < 2 {
 			return errors.New("requests over NATS are not served yet")
 		}
 		return nil
 	}
 	front, ctx := errgroup.WithContext(ctx)
-	front.Go(func() error {
-		if !await(ctx, able) {
-			return nil
-		}
-		cfg := c.endpoints(service)
-		cfg.Started = func() { serving.Store(true) }
-		return conn.Serve(ctx, cfg)
-	})
-	front.Go(func() error {
-		if !await(ctx, able) {
-			return nil
-		}
-		return conn.Serve(ctx, c.operatorEndpoints(service))
-	})
+	for _, cfg := range []jetstream.ServiceConfig{c.endpoints(service), c.operatorEndpoints(service)} {
+		cfg.Started = func() { serving.Add(1) }
+		front.Go(func() error {
+			if !await(ctx, able) {
+				return nil
+			}
+			return conn.Serve(ctx, cfg)
+		})
+	}
 	front.Go(func() error { return ServeHTTP(ctx, l, service.Handler()) })
 	front.Go(func() error {
 		return serveAdmin(ctx, c.Admin, a, func(url string) {
