@@ -198,3 +198,66 @@ func TestNoTokensAfterAnAcknowledgedRevocation(t *testing.T) {
 		t.Errorf("%d refreshes were granted after the revocation was acknowledged", late.Load())
 	}
 }
+
+// TestMassRevocationOutlivesTheLeader stops the node that leads the sessions' stream while an
+// organization's sessions are ended: who begins again after each refusal has ended all, and all
+// were told of.
+func TestMassRevocationOutlivesTheLeader(t *testing.T) {
+	cluster := jetstreamtest.NewCluster(t, dublin, 3)
+	conn := jetstreamtest.Dial(t, cluster.URL())
+	if err := conn.Provision(t.Context(), jetstream.Topology{Replicas: 3}); err != nil {
+		t.Fatal(err)
+	}
+	f := newFleet(t, conn, server("a", dublin, "http://a"))
+	s := f.running()
+	const n = 120
+	began := time.Now().Add(-time.Second)
+	for i := range n {
+		f.put(fmt.Sprintf("s%03d", i))
+	}
+	leader := cluster.Leader(t, conn.JetStream(), "KV_"+jetstream.BucketSessions)
+	q := tokens.RevokeRequest{Filter: &tokens.SessionFilter{Subject: "ada"}, Limit: 20}
+	pages, refusals := 0, 0
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		reply, code := operate[tokens.RevokeReply](t, s, tokens.MethodRevokeSessions, q)
+		if pages == 2 && refusals == 0 {
+			if err := leader.Shutdown(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		switch {
+		case time.Now().After(deadline):
+			t.Fatalf("not done after %d pages and %d refusals", pages, refusals)
+		case code != "" || len(reply.Failed) > 0:
+			refusals++
+			q.Cursor = ""
+			continue
+		}
+		if pages++; reply.Cursor == "" {
+			break
+		}
+		q.Cursor = reply.Cursor
+	}
+	t.Logf("%d pages, %d refusals", pages, refusals)
+	told := map[string]bool{}
+	err := conn.Regional().Read(t.Context(), []string{"berth.v1.revoked.*"}, began, func(subject string, data []byte) {
+		e, err := events.Decode(subject, data)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, id := range e.(*events.Revoked).Sessions {
+			told[id] = true
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		id := fmt.Sprintf("s%03d", i)
+		if state := f.record(id).State; state != sessions.StateRevoked || !told[id] {
+			t.Errorf("%s is %s, told: %v", id, state, told[id])
+		}
+	}
+}
