@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
@@ -22,7 +23,8 @@ const (
 // of the last batch.
 //
 // A key that is written meanwhile comes again, at the end: whoever goes on to 0 has seen every key that was there at the
-// beginning, and some of them twice. In a cluster it reads from the replica that is at hand, which may lag a little.
+// beginning, and some of them twice. It reads from the replica that is at hand; the end, which a replica that lags has not
+// got, it reads from the stream's leader.
 func (b *Bucket) Scan(ctx context.Context, filter string, from uint64, fn func(key string, v Value) bool) (next uint64, err error) {
 	cfg := natsjs.ConsumerConfig{
 		FilterSubject: bucketSubject(b.name, filter), AckPolicy: natsjs.AckNonePolicy, InactiveThreshold: feedInactive,
@@ -39,9 +41,14 @@ func (b *Bucket) Scan(ctx context.Context, filter string, from uint64, fn func(k
 	}
 	info := consumer.CachedInfo()
 	defer b.forget(ctx, info.Name)
-	s := scan{bucket: b, fn: fn, pending: info.NumPending}
+	s := scan{bucket: b, fn: fn, pending: info.NumPending, last: max(from, 1) - 1}
 	for s.pending > 0 && !s.full {
 		if err := s.batch(ctx, consumer); err != nil {
+			return 0, b.scanFault(err)
+		}
+	}
+	if s.pending == 0 {
+		if err := s.rest(ctx, filter); err != nil {
 			return 0, b.scanFault(err)
 		}
 	}
@@ -127,6 +134,30 @@ func (s *scan) batch(ctx context.Context, consumer natsjs.Consumer) error {
 	return nil
 }
 
+// rest hands over what the leader has beyond the last value of the replica: nothing, unless that lags.
+func (s *scan) rest(ctx context.Context, filter string) error {
+	ctx, cancel := within(ctx, requestTimeout)
+	defer cancel()
+	stream, err := s.bucket.conn.js.Stream(ctx, bucketStream(s.bucket.name))
+	if err != nil {
+		return err
+	}
+	for end := stream.CachedInfo().State.LastSeq; s.last < end; {
+		msg, err := stream.GetMsg(ctx, s.last+1, natsjs.WithGetMsgSubject(bucketSubject(s.bucket.name, filter)))
+		switch {
+		case errors.Is(err, natsjs.ErrMsgNotFound) || err == nil && msg.Sequence > end: // what is newer was written meanwhile
+			return nil
+		case err != nil:
+			return err
+		case s.full: // there is more than fn wants
+			s.pending = 1
+			return nil
+		}
+		s.hand(msg.Subject, msg.Header, Value{Data: msg.Data, Revision: msg.Sequence, Written: msg.Time})
+	}
+	return nil
+}
+
 func (s *scan) take(msg natsjs.Msg) error {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -135,11 +166,15 @@ func (s *scan) take(msg natsjs.Msg) error {
 	if s.read++; meta.Sequence.Consumer != s.read {
 		return fmt.Errorf("%w: %w: got number %d, not %d", ErrUnavailable, errGap, meta.Sequence.Consumer, s.read)
 	}
-	s.last, s.pending = meta.Sequence.Stream, meta.NumPending
-	if removes(msg.Headers()) {
-		return nil
-	}
-	key := strings.TrimPrefix(msg.Subject(), bucketSubject(s.bucket.name, ""))
-	s.full = !s.fn(key, Value{Data: msg.Data(), Revision: s.last, Written: meta.Timestamp})
+	s.pending = meta.NumPending
+	s.hand(msg.Subject(), msg.Headers(), Value{Data: msg.Data(), Revision: meta.Sequence.Stream, Written: meta.Timestamp})
 	return nil
+}
+
+// hand gives fn one value, unless it is the mark of a key that is gone.
+func (s *scan) hand(subject string, header nats.Header, v Value) {
+	s.last = v.Revision
+	if !removes(header) {
+		s.full = !s.fn(strings.TrimPrefix(subject, bucketSubject(s.bucket.name, "")), v)
+	}
 }

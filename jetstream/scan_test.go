@@ -133,3 +133,39 @@ func TestWhatIsNoRecordIsNoBlankRecord(t *testing.T) {
 		}
 	}
 }
+
+// TestScanReadsTheEndFromTheLeader has a replica that lags by a few values.
+func TestScanReadsTheEndFromTheLeader(t *testing.T) {
+	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	b := c.Bucket(jetstream.BucketSessions)
+	for _, key := range []string{"global.a", "global.b", "eu.x", "global.c", "global.d"} {
+		if _, err := b.Put(t.Context(), key, []byte(key), 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		last     uint64
+		most     int
+		want     string
+		at       uint64
+		complete bool
+	}{
+		{1, 9, "[global.b global.c global.d]", 5, true},
+		{2, 1, "[global.c]", 4, false},
+		{4, 1, "[global.d]", 5, true},
+		{5, 9, "[]", 5, true},
+		{9, 9, "[]", 9, true},
+	} {
+		got := []string{}
+		at, complete, err := b.ScanRest(t.Context(), "global.*", test.last, func(key string, v jetstream.Value) bool {
+			if string(v.Data) != key {
+				t.Errorf("%s holds %q", key, v.Data)
+			}
+			got = append(got, key)
+			return len(got) < test.most
+		})
+		if err != nil || fmt.Sprint(got) != test.want || at != test.at || complete != test.complete {
+			t.Errorf("from %d: %v at %d, complete %v, %v; want %s at %d, %v", test.last, got, at, complete, err, test.want, test.at, test.complete)
+		}
+	}
+}

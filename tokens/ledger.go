@@ -19,8 +19,8 @@ import (
 // read. A record that is written meanwhile comes again, at the end, so that who goes on to 0
 // misses none of those that were there at the beginning. It holds few records at a time. End
 // returns the position of the newest write. Both wait for no writer, and end with ctx; their
-// errors are sessions.ErrUnavailable. A record may be read from a replica that lags: what is
-// decided on it is settled by the record's owner.
+// errors are sessions.ErrUnavailable. What a record says may be over by then: what is decided
+// on it is settled by the record's owner.
 type Ledger interface {
 	Scan(ctx context.Context, jurisdiction string, from uint64, fn func(Entry) bool) (next uint64, err error)
 	End(ctx context.Context) (uint64, error)
