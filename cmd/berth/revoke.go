@@ -152,7 +152,16 @@ func (r *revoker) countIDs() error {
 			live++
 		}
 	}
-	fmt.Fprintf(r.stdout, "%s would be ended\n", count(live, "session"))
+	return r.would(live)
+}
+
+// would says how many sessions would be ended.
+func (r *revoker) would(n int) error {
+	if r.cmd.JSON {
+		fmt.Fprintf(r.stdout, "{\"sessions\": %d}\n", n)
+	} else {
+		fmt.Fprintf(r.stdout, "%s would be ended\n", count(n, "session"))
+	}
 	return incomplete(r.silent, len(r.fleet.regions))
 }
 
@@ -163,8 +172,7 @@ func (r *revoker) byFilter(filter tokens.SessionFilter) error {
 		return err
 	}
 	if r.cmd.DryRun {
-		fmt.Fprintf(r.stdout, "%s would be ended\n", count(total, "session"))
-		return incomplete(r.silent, len(r.fleet.regions))
+		return r.would(total)
 	}
 	if len(r.silent) == len(r.fleet.regions) {
 		return incomplete(r.silent, len(r.fleet.regions))

@@ -30,17 +30,7 @@ func TestStartingServiceRefusesNobody(t *testing.T) {
 	const region = "eu-west-1"
 	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: region})
 	conn := jetstreamtest.Provisioned(t, r.ClientURL())
-	s := events.Server{
-		Server: "eu-west-1-a", Region: region, URL: "http://127.0.0.1:1", Boot: "01ARZ3NDEKTSV4RRFFQ69G5FAV", State: events.StateUp,
-		Reason: "heartbeat", Since: time.Now(), SeenAt: time.Now(), IntervalMS: 1000, Capacity: 100, Seq: 1,
-	}
-	value, err := json.Marshal(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Servers().Put(t.Context(), s.Key(), value, 0); err != nil {
-		t.Fatal(err)
-	}
+	putServer(t, conn)
 	keys := filepath.Join(t.TempDir(), "keys.pem")
 	if err := tokens.GenerateKey(keys); err != nil {
 		t.Fatal(err)
