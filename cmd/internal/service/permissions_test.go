@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,42 +34,23 @@ const (
 // operators to make. The function returns where a user connects.
 func guardedRegion(t *testing.T) (as func(user string) string) {
 	t.Helper()
-	doc, err := os.ReadFile("../../../docs/nats.md")
+	page, err := os.ReadFile("../../../docs/nats.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, block, _ := strings.Cut(string(doc), "```\naccounts {")
-	block, _, ok := strings.Cut("accounts {"+block, "```")
-	if !ok {
+	blocks := strings.Split(string(page), "```")
+	if len(blocks) < 2 {
 		t.Fatal("docs/nats.md has no configuration")
 	}
 	for _, name := range []string{"SYS", "REGISTRY", "TOKENS", "OPERATOR", "SERVER"} {
-		t.Setenv(name+"_PASSWORD", strings.ToLower(name))
-	}
-	file := filepath.Join(t.TempDir(), "nats.conf")
-	if err := os.WriteFile(file, []byte(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := server.ProcessConfigFile(file)
-	if err != nil {
-		t.Fatal(err)
+		t.Setenv(name+"_PASSWORD", "secret")
 	}
 	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: guarded, Adjust: func(o *server.Options) {
-		o.Accounts, o.Users, o.SystemAccount = parsed.Accounts, parsed.Users, parsed.SystemAccount
+		if err := o.ProcessConfigString(blocks[1]); err != nil {
+			t.Error(err)
+		}
 	}})
-	passwords := map[string]string{guarded + "-a": "server"}
-	return func(user string) string {
-		u, err := url.Parse(r.ClientURL())
-		if err != nil {
-			t.Fatal(err)
-		}
-		password, ok := passwords[user]
-		if !ok {
-			password = user
-		}
-		u.User = url.UserPassword(user, password)
-		return u.String()
-	}
+	return func(user string) string { return strings.Replace(r.ClientURL(), "://", "://"+user+":secret@", 1) }
 }
 
 // TestPermissions runs a token service, a regional server and an operator with the rights that
