@@ -146,6 +146,7 @@ func TestRevokedInAllRegionsAtOnce(t *testing.T) {
 // TestRevokedWhileARegionWasCutOff ends a session while the region of its server hears nobody:
 // it is told again once the region is heard again.
 func TestRevokedWhileARegionWasCutOff(t *testing.T) {
+	t.Parallel()
 	r := newTwoRegions(t)
 	ask := r.shop()
 	l := r.login(ask)
@@ -170,6 +171,7 @@ func TestRevokedWhileARegionWasCutOff(t *testing.T) {
 
 // TestRevokedWhileNATSWasAway ends a session while the NATS of its server's region is down.
 func TestRevokedWhileNATSWasAway(t *testing.T) {
+	t.Parallel()
 	r := newTwoRegions(t)
 	ask := r.shop()
 	l := r.login(ask)
