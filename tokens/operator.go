@@ -104,7 +104,8 @@ const (
 	maxScanTime  = 2 * time.Second
 )
 
-// SessionsRequest asks for sessions, oldest change first.
+// SessionsRequest asks for sessions, oldest change first: those that the region owns, and those
+// that have ended. Where a state is given, for all records of that state.
 type SessionsRequest struct {
 	SessionFilter
 	// Limit is how many are wanted at most, 1 to 1000; 0: 100.
@@ -175,6 +176,7 @@ func (o operation) list(ctx context.Context, q SessionsRequest) (reply SessionsR
 		switch {
 		case e.Fault != nil:
 			reply.Unreadable++
+		case q.State == "" && passedOn(&e.Record, o.s.cfg.Region): // its owner lists it
 		case q.matches(&e.Record):
 			reply.Matched++
 			if e.Record.State == sessions.StateRevoked {
@@ -193,6 +195,11 @@ func (o operation) list(ctx context.Context, q SessionsRequest) (reply SessionsR
 	}
 	reply.Cursor = at.String()
 	return reply, nil
+}
+
+// passedOn reports whether a record only says which other region owns the session.
+func passedOn(r *sessions.Record, region string) bool {
+	return r.State != sessions.StateRevoked && r.Epoch.Region != region
 }
 
 // spent reports whether a walk has to be cut into another page. The clock is read now and then.

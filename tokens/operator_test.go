@@ -109,6 +109,7 @@ func TestOperatorsListSessions(t *testing.T) {
 	if _, err := f.conn.Bucket(jetstream.BucketSessions).Put(t.Context(), "global.broken", []byte("{"), 0, 0); err != nil {
 		t.Fatal(err)
 	}
+	f.put("theirs", func(r *sessions.Record) { r.Org, r.Epoch.Region = "theirs", "us-east-1" })
 	f.put("elsewhere", func(r *sessions.Record) { r.Jurisdiction = "eu" })
 
 	var ids []string
@@ -144,6 +145,8 @@ func TestOperatorsListSessions(t *testing.T) {
 		{tokens.SessionFilter{Region: dublin}, 25},
 		{tokens.SessionFilter{Subject: "<bob>"}, 1},
 		{tokens.SessionFilter{Subject: "*"}, 0},
+		{tokens.SessionFilter{Org: "theirs"}, 0}, // its owner lists it
+		{tokens.SessionFilter{Org: "theirs", State: sessions.StateActive}, 1},
 		{tokens.SessionFilter{Subject: "ada", Org: "nobody"}, 0},
 	} {
 		reply, code := operate[tokens.SessionsReply](t, s, tokens.MethodSessions, tokens.SessionsRequest{SessionFilter: c.filter, Count: true})

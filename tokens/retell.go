@@ -26,6 +26,8 @@ const (
 	regionSilence = 3 * time.Second
 	// retellSpan is how far apart in time the revocations of one event may be.
 	retellSpan = 10 * time.Second
+	// retellRetry is the pause before view updates are subscribed to again.
+	retellRetry = time.Second
 	// maxRegions bounds the regions that are remembered.
 	maxRegions = 1024
 )
@@ -60,7 +62,7 @@ func (r *retelling) run(ctx context.Context) {
 			break
 		}
 		r.s.log.LogAttrs(ctx, slog.LevelWarn, "other regions are not heard, will try again", slog.String("error", err.Error()))
-		rest(ctx, reportRetry)
+		rest(ctx, retellRetry)
 	}
 	r.tellWhenDue(ctx)
 }

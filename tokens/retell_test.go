@@ -15,7 +15,7 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-const singapore = "ap-southeast-1"
+const farRegion = "ap-southeast-1"
 
 // twoRegions are Dublin, where a token service owns the sessions, and Singapore, where the one
 // server is to which all of them are locked.
@@ -28,8 +28,8 @@ type twoRegions struct {
 
 func newTwoRegions(t *testing.T) *twoRegions {
 	t.Helper()
-	nats := jetstreamtest.NewFleet(t, nil, dublin, singapore)
-	far := jetstreamtest.Provisioned(t, nats.Regions[singapore].ClientURL())
+	nats := jetstreamtest.NewFleet(t, nil, dublin, farRegion)
+	far := jetstreamtest.Provisioned(t, nats.Regions[farRegion].ClientURL())
 	f := newFleet(t, jetstreamtest.Provisioned(t, nats.Regions[dublin].ClientURL()), farServer())
 	s := f.running()
 	f.beat(far)
@@ -43,7 +43,7 @@ func newTwoRegions(t *testing.T) *twoRegions {
 	return &twoRegions{fleet: f, nats: nats, far: far, service: s}
 }
 
-func farServer() events.Server { return server(singapore+"-a", singapore, "http://sg") }
+func farServer() events.Server { return server(farRegion+"-a", farRegion, "http://sg") }
 
 // beat publishes the view updates of a region that has a registry, for their subject alone.
 func (f *fleet) beat(conn *jetstream.Conn) {
@@ -54,7 +54,7 @@ func (f *fleet) beat(conn *jetstream.Conn) {
 		every := time.NewTicker(200 * time.Millisecond)
 		defer every.Stop()
 		for {
-			_ = conn.NATS().Publish(events.Subject{Kind: events.KindView, Region: singapore}.String(), []byte("{}"))
+			_ = conn.NATS().Publish(events.Subject{Kind: events.KindView, Region: farRegion}.String(), []byte("{}"))
 			select {
 			case <-ctx.Done():
 				return
@@ -68,10 +68,10 @@ func (f *fleet) beat(conn *jetstream.Conn) {
 // shop starts Singapore's server. The function tells how it answers a token.
 func (r *twoRegions) shop() (ask func(token string) (status int)) {
 	r.t.Helper()
-	conn := jetstreamtest.Dial(r.t, r.nats.Regions[singapore].ClientURL())
+	conn := jetstreamtest.Dial(r.t, r.nats.Regions[farRegion].ClientURL())
 	c := conn.Regional()
 	a, err := sdk.New(sdk.Config{
-		Server: singapore + "-a", Region: singapore, URL: "http://sg", Capacity: 100, Issuer: issuer,
+		Server: farRegion + "-a", Region: farRegion, URL: "http://sg", Capacity: 100, Issuer: issuer,
 		Bus: c, Recent: c, Caller: c, Watcher: c, Log: jetstreamtest.Log(r.t),
 	})
 	if err != nil {
@@ -113,7 +113,7 @@ func (r *twoRegions) logout(l api.TokensReply) {
 func (r *twoRegions) refusedWithin(limit time.Duration, since time.Time, ask func(string) int, token string) {
 	r.t.Helper()
 	jetstreamtest.Eventually(r.t, limit, "the server refuses the session", func() bool { return ask(token) == http.StatusUnauthorized })
-	r.t.Logf("refused in %s %s later", singapore, time.Since(since).Round(100*time.Microsecond))
+	r.t.Logf("refused in %s %s later", farRegion, time.Since(since).Round(100*time.Microsecond))
 }
 
 func TestRevokedInAllRegionsAtOnce(t *testing.T) {
@@ -151,15 +151,15 @@ func TestRevokedWhileARegionWasCutOff(t *testing.T) {
 	ask := r.shop()
 	l := r.login(ask)
 	told := heard[*events.Revoked](t, r.conn, "berth.v1.revoked.*")
-	r.nats.Links[singapore].Cut()
+	r.nats.Links[farRegion].Cut()
 	cut := time.Now()
-	jetstreamtest.Eventually(t, 5*time.Second, "the link is cut", func() bool { return !r.nats.Regions[singapore].Joined() })
+	jetstreamtest.Eventually(t, 5*time.Second, "the link is cut", func() bool { return !r.nats.Regions[farRegion].Joined() })
 	r.logout(l)
 	jetstreamtest.Eventually(t, 10*time.Second, "the region is silent", func() bool { return time.Since(cut) > 3500*time.Millisecond })
 	if status := ask(l.AccessToken); status != http.StatusNoContent {
 		t.Fatalf("the server cannot know, and answers %d", status)
 	}
-	r.nats.Links[singapore].Heal()
+	r.nats.Links[farRegion].Heal()
 	healed := time.Now()
 	r.refusedWithin(15*time.Second, healed, ask, l.AccessToken)
 	// It is of the time that it was of, so that it is not told again for ever.
@@ -175,13 +175,13 @@ func TestRevokedWhileNATSWasAway(t *testing.T) {
 	r := newTwoRegions(t)
 	ask := r.shop()
 	l := r.login(ask)
-	if err := r.nats.Regions[singapore].Shutdown(); err != nil {
+	if err := r.nats.Regions[farRegion].Shutdown(); err != nil {
 		t.Fatal(err)
 	}
 	down := time.Now()
 	r.logout(l)
 	jetstreamtest.Eventually(t, 10*time.Second, "the region is silent", func() bool { return time.Since(down) > 3500*time.Millisecond })
-	if err := r.nats.Regions[singapore].Start(t.Context()); err != nil {
+	if err := r.nats.Regions[farRegion].Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	back := time.Now()

@@ -185,7 +185,7 @@ func (r *revocation) end(ctx context.Context, ids []string) {
 			r.note(func() { r.reply.Unknown = append(r.reply.Unknown, id) })
 		case err != nil:
 			r.failed(ctx, id, err)
-		case rec.State != sessions.StateRevoked && owner != r.s.cfg.Region:
+		case passedOn(&rec, r.s.cfg.Region):
 			r.note(func() { elsewhere[owner] = append(elsewhere[owner], rec) })
 		default:
 			r.endHere(ctx, rec)

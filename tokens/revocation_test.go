@@ -82,18 +82,18 @@ func TestStoreOutageIsNoRevocation(t *testing.T) {
 
 // TestRevocationPassesOnToTheOwner asks a region whose record says that another owns the session.
 func TestRevocationPassesOnToTheOwner(t *testing.T) {
-	nats := jetstreamtest.NewFleet(t, nil, dublin, singapore)
+	nats := jetstreamtest.NewFleet(t, nil, dublin, farRegion)
 	f := newFleet(t, jetstreamtest.Provisioned(t, nats.Regions[dublin].ClientURL()), farServer())
-	far := newFleet(t, jetstreamtest.Provisioned(t, nats.Regions[singapore].ClientURL()), farServer())
+	far := newFleet(t, jetstreamtest.Provisioned(t, nats.Regions[farRegion].ClientURL()), farServer())
 	ours := f.running()
 	theirs := far.running(func(c *tokens.Config) {
 		var err error
-		if c.Keys, err = tokens.NewKeyring(singapore, newKey(t)); err != nil {
+		if c.Keys, err = tokens.NewKeyring(farRegion, newKey(t)); err != nil {
 			t.Fatal(err)
 		}
-		c.Region = singapore
+		c.Region = farRegion
 	})
-	owned := func(r *sessions.Record) { r.Epoch = events.Epoch{Number: 2, Region: singapore} }
+	owned := func(r *sessions.Record) { r.Epoch = events.Epoch{Number: 2, Region: farRegion} }
 	for _, id := range []string{"s1", "s2"} {
 		f.put(id, owned)
 	}
