@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"maps"
 	"math"
 	"os"
@@ -409,5 +410,24 @@ func TestParseLocation(t *testing.T) {
 		if got, err := events.ParseLocation(in); !errors.Is(err, events.ErrMalformed) {
 			t.Errorf("%q is %v, %v; want %v", in, got, err, events.ErrMalformed)
 		}
+	}
+}
+
+// TestRevokedIsBounded fills an event with the longest ids.
+func TestRevokedIsBounded(t *testing.T) {
+	e := &events.Revoked{Version: 1, Region: strings.Repeat("r", events.MaxToken), At: time.Now()}
+	for i := range events.MaxRevoked {
+		e.Sessions = append(e.Sessions, fmt.Sprintf("%0*d", events.MaxToken, i))
+	}
+	data, err := events.Encode(e)
+	if err != nil || len(data) >= 64<<10 {
+		t.Fatalf("%d bytes, %v", len(data), err)
+	}
+	if _, err := events.Decode(e.Subject().String(), data); err != nil {
+		t.Error(err)
+	}
+	e.Sessions = append(e.Sessions, "one-more")
+	if _, err := events.Encode(e); !errors.Is(err, events.ErrMalformed) {
+		t.Errorf("one more: %v", err)
 	}
 }

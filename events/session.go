@@ -116,6 +116,8 @@ type Session struct {
 	Sub          string `json:"subject,omitempty"`
 	Org          string `json:"org,omitempty"`
 	Jurisdiction string `json:"jurisdiction"`
+	// By is who asked for it, where an operator did.
+	By string `json:"by,omitempty"`
 }
 
 // Subject returns session.<region>.<kind>.
@@ -162,7 +164,12 @@ func (l *LockReleased) check() error {
 		[2]string{"session", l.Session}, [2]string{"epoch region", l.Epoch.Region})
 }
 
-// Revoked tells every region to refuse the sessions' tokens.
+// MaxRevoked is how many sessions one Revoked names at most: with ids of MaxToken bytes its
+// payload stays below 64 KiB.
+const MaxRevoked = 900
+
+// Revoked tells every region to refuse the sessions' tokens. It may be told again; a region
+// that was out of reach hears it so.
 type Revoked struct {
 	Version int `json:"version"`
 	// Region is the region that revoked.
@@ -177,6 +184,9 @@ func (r *Revoked) Subject() Subject { return Subject{Kind: KindRevoked, Region: 
 func (r *Revoked) check() error {
 	if err := checkHeader(r.Version, r.At); err != nil {
 		return err
+	}
+	if len(r.Sessions) > MaxRevoked {
+		return malformed("%d sessions, at most %d are read", len(r.Sessions), MaxRevoked)
 	}
 	for _, s := range r.Sessions {
 		if !ValidToken(s) {

@@ -1,6 +1,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Config struct {
 	Region string
 	// Jurisdiction names whose replies come here: the prefix of the inboxes. Empty: events.GlobalJurisdiction.
 	Jurisdiction string
+	// Inbox sets this connection's inboxes apart, below those of the jurisdiction, so that the permissions of NATS can keep
+	// others from what is answered here. Empty: the Server; where that is empty too, they are with those of the services.
+	Inbox string
 	// Role is what connects, such as "registry". It shows in the connection's name. Required.
 	Role string
 	// Server and Boot are those of a regional server's heartbeats, whose Role is RoleServer: by them the registry knows
@@ -48,7 +52,7 @@ func (c *Config) validate() error {
 	if c.Role == "" {
 		return errors.New("no role")
 	}
-	for _, token := range []string{c.Region, c.Jurisdiction} {
+	for _, token := range []string{c.Region, c.Jurisdiction, c.Inbox} {
 		if token != "" && !events.ValidToken(token) {
 			return fmt.Errorf("%q: want 1 to %d of a-z 0-9 - _", token, events.MaxToken)
 		}
@@ -171,9 +175,9 @@ func dialOnce(ctx context.Context, cfg Config) (*Conn, error) {
 
 // options returns those of cfg and, after them, ours.
 func (c *Conn) options(cfg Config) []nats.Option {
-	jurisdiction := cfg.Jurisdiction
-	if jurisdiction == "" {
-		jurisdiction = events.GlobalJurisdiction
+	inbox := events.Inbox(cmp.Or(cfg.Jurisdiction, events.GlobalJurisdiction))
+	if own := cmp.Or(cfg.Inbox, cfg.Server); events.ValidToken(own) {
+		inbox += "." + own
 	}
 	opts := []nats.Option{nats.Timeout(dialTimeout), nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(pingsOut)}
 	if cfg.Credentials != "" {
@@ -182,7 +186,7 @@ func (c *Conn) options(cfg Config) []nats.Option {
 	opts = append(opts, cfg.Options...)
 	return append(opts,
 		nats.Name(cfg.clientName()),
-		nats.CustomInboxPrefix(events.Inbox(jurisdiction)),
+		nats.CustomInboxPrefix(inbox),
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.MaxReconnects(-1),

@@ -159,7 +159,7 @@ func TestDocumentedAccounts(t *testing.T) {
 	if len(blocks) != 3 {
 		t.Fatalf("%d parts around blocks in docs/nats.md, want 3", len(blocks))
 	}
-	for _, name := range []string{"SYS_PASSWORD", "REGISTRY_PASSWORD", "SERVER_PASSWORD"} {
+	for _, name := range []string{"SYS_PASSWORD", "REGISTRY_PASSWORD", "TOKENS_PASSWORD", "OPERATOR_PASSWORD", "SERVER_PASSWORD"} {
 		t.Setenv(name, "secret")
 	}
 	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: "eu-west-1", Adjust: func(o *server.Options) {

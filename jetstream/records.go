@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	natsjs "github.com/nats-io/nats.go/jetstream"
-
 	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens"
 )
 
-var _ sessions.Store = (*Records)(nil)
+var (
+	_ sessions.Store = (*Records)(nil)
+	_ tokens.Ledger  = (*Records)(nil)
+)
 
 // Records is the bucket berth_sessions: the sessions that the region owns. Reads go to the
 // stream's leader; every write expires with its session.
@@ -29,10 +30,23 @@ func (r *Records) Get(ctx context.Context, key sessions.Key) (sessions.Record, s
 	if err != nil {
 		return rec, 0, recordFault(err)
 	}
-	if err := json.Unmarshal(v.Data, &rec); err != nil {
-		return rec, 0, fmt.Errorf("%w: record of %s: %w", sessions.ErrUnavailable, key, err)
+	if rec, err = decodeRecord(key.String(), v.Data); err != nil {
+		return rec, 0, fmt.Errorf("%w: %w", sessions.ErrUnavailable, err)
 	}
 	return rec, sessions.Revision(v.Revision), nil
+}
+
+// decodeRecord returns the record that a key holds. A value that is none is a fault, never a
+// record with nothing in it: whoever can make NATS answer to a subject of their choice could
+// put one in place of a revoked record.
+func decodeRecord(key string, data []byte) (rec sessions.Record, err error) {
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return rec, fmt.Errorf("record of %s: %w", key, err)
+	}
+	if rec.Version < 1 || rec.Key().String() != key {
+		return sessions.Record{}, fmt.Errorf("record of %s: the value is of version %d and of %s", key, rec.Version, rec.Key())
+	}
+	return rec, nil
 }
 
 // Put implements sessions.Store.
@@ -49,26 +63,26 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 	return sessions.Revision(revision), nil
 }
 
-// Unsettled calls fn with each record that is moving, prepared or moved. One that cannot be read
-// is passed over: whoever asks for it learns why.
-func (r *Records) Unsettled(ctx context.Context, fn func(sessions.Record)) error {
-	err := r.bucket.conn.read(ctx, bucketStream(r.bucket.name), natsjs.ConsumerConfig{
-		FilterSubject: bucketSubject(r.bucket.name, ">"), DeliverPolicy: natsjs.DeliverLastPerSubjectPolicy,
-	}, func(msg *nats.Msg, _ *nats.MsgMetadata) {
-		var rec sessions.Record
-		if removes(msg.Header) || json.Unmarshal(msg.Data, &rec) != nil || rec.Version > sessions.RecordVersion {
-			return
-		}
-		switch rec.State {
-		case sessions.StateMoving, sessions.StatePrepared, sessions.StateMoved:
-			fn(rec)
-		case sessions.StateActive, sessions.StateRevoked:
-		}
+// Scan implements tokens.Ledger.
+func (r *Records) Scan(ctx context.Context, jurisdiction string, from uint64, fn func(tokens.Entry) bool) (uint64, error) {
+	next, err := r.bucket.Scan(ctx, jurisdiction+".*", from, func(key string, v Value) bool {
+		e := tokens.Entry{Key: key, At: v.Revision, Written: v.Written}
+		e.Record, e.Fault = decodeRecord(key, v.Data)
+		return fn(e)
 	})
 	if err != nil {
-		return fmt.Errorf("read unsettled sessions: %w", err)
+		return 0, recordFault(err)
 	}
-	return nil
+	return next, nil
+}
+
+// End implements tokens.Ledger.
+func (r *Records) End(ctx context.Context) (uint64, error) {
+	end, err := r.bucket.End(ctx)
+	if err != nil {
+		return 0, recordFault(err)
+	}
+	return end, nil
 }
 
 // recordFault makes a bucket's faults into those that sessions.Store promises.

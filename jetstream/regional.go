@@ -6,12 +6,14 @@ import (
 
 	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/sdk/server"
+	"github.com/berthhq/berth/tokens"
 )
 
 var (
 	_ server.Bus       = Regional{}
 	_ server.Recent    = Regional{}
 	_ server.Caller    = Regional{}
+	_ tokens.Recent    = Regional{}
 	_ registry.Watcher = Regional{}
 )
 

@@ -227,7 +227,7 @@ func (s *service) stats(e *micro.Endpoint) any {
 		average = time.Duration(h.busy.Load() / answered)
 	}
 	return map[string]any{
-		"answered": answered, "expired": h.expired.Load(), "in_flight": s.inFlight.Load(),
+		"answered": answered, "expired": h.expired.Load(), "stray": h.stray.Load(), "in_flight": s.inFlight.Load(),
 		"average_ms": float64(average) / float64(time.Millisecond),
 	}
 }
@@ -238,12 +238,24 @@ type endpoint struct {
 	handler func(context.Context, Request) Reply
 	// answered counts replies, busy adds up the nanoseconds that they took, expired counts requests past their deadline.
 	answered, busy, expired atomic.Int64
+	// stray counts requests that wanted their answer elsewhere than in an inbox.
+	stray atomic.Int64
+}
+
+// isInbox reports whether a reply goes to who asks, be it through another account. NATS does not ask whether who sends a
+// request may publish on its reply subject: an answer on a subject of a bucket would be a write in the service's name.
+func isInbox(reply string) bool {
+	return strings.HasPrefix(reply, "_INBOX") || strings.HasPrefix(reply, "_R_.")
 }
 
 // Handle implements micro.Handler. It is called for one request of the endpoint at a time and returns once the request
 // has a goroutine of its own, so that a service with all slots taken leaves requests to NATS.
 func (e *endpoint) Handle(r micro.Request) {
 	s := e.service
+	if !isInbox(r.Reply()) {
+		e.stray.Add(1)
+		return
+	}
 	s.arrived.Add(1)
 	s.inFlight.Add(1)
 	header := nats.Header(r.Headers())

@@ -10,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/embedded"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
 
@@ -74,6 +76,30 @@ func TestCallIsAnswered(t *testing.T) {
 		return err == nil && json.Unmarshal(msg.Data, &stats) == nil && len(stats.Endpoints) == 1 &&
 			stats.Endpoints[0].NumRequests == 1 && strings.Contains(string(stats.Endpoints[0].Data), `"answered":1`)
 	})
+}
+
+// TestAnswersGoToInboxesAlone has a service answer on subjects that who asks may not publish on.
+func TestAnswersGoToInboxesAlone(t *testing.T) {
+	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	var served atomic.Int64
+	serve(t, c, func(context.Context, jetstream.Request) jetstream.Reply {
+		served.Add(1)
+		return jetstream.Reply{Data: []byte("{}")}
+	})
+	for _, reply := range []string{"", "$KV.berth_sessions.global.s1", "berth.v1.revoked.eu-west-1", refresh, "INBOX.x"} {
+		if err := c.NATS().PublishMsg(&nats.Msg{Subject: refresh, Reply: reply}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Call(t.Context(), refresh, nil, nil); err != nil { // comes after them
+		t.Fatal(err)
+	}
+	if n := served.Load(); n != 1 {
+		t.Errorf("%d requests were served, want the one with an inbox", n)
+	}
+	if _, _, err := c.Records().Get(t.Context(), sessions.Key{Jurisdiction: "global", Session: "s1"}); !errors.Is(err, sessions.ErrNotFound) {
+		t.Errorf("a record was written: %v", err)
+	}
 }
 
 func TestInstancesShareTheRequests(t *testing.T) {

@@ -248,13 +248,13 @@ func (f *fleet) logout(at string) {
 		}
 		if owner != at {
 			if p.err = f.call(ctx, at, owner, "logout", func(ctx context.Context) error {
-				_, err := f.regions[owner].owner.Revoke(ctx, key, rebuilt(t))
+				_, _, err := f.regions[owner].owner.Revoke(ctx, key, rebuilt(t))
 				return err
 			}); p.err == nil {
 				return
 			}
 		}
-		_, p.err = s.owner.Revoke(ctx, key, rebuilt(t))
+		_, _, p.err = s.owner.Revoke(ctx, key, rebuilt(t))
 	})
 }
 

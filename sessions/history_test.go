@@ -173,7 +173,7 @@ func (c call) on(ctx context.Context, o *sessions.Owner) came {
 	defer cancel()
 	ctx = context.WithValue(ctx, endKey{}, cancel)
 	if c.revoke {
-		_, err := o.Revoke(ctx, key, sessions.Record{})
+		_, _, err := o.Revoke(ctx, key, sessions.Record{})
 		return came{unknown: err != nil}
 	}
 	out, err := o.Refresh(ctx, sessions.Request{Key: key, Token: at(1, c.gen)}, calmDecider{})

@@ -195,7 +195,7 @@ func (w *world) service(s step) {
 		if s.b%4 == 0 {
 			p := &process{logout: true, owner: int(s.a) % services}
 			w.start(p, func(ctx context.Context) {
-				_, p.err = w.owners[p.owner].Revoke(ctx, key, rebuilt(w.newest))
+				_, _, p.err = w.owners[p.owner].Revoke(ctx, key, rebuilt(w.newest))
 			})
 		}
 	default: // advance, finish, fail

@@ -176,7 +176,8 @@ func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline ti
 // the revision of that.
 type situation struct {
 	Folding
-	rev Revision
+	rev    Revision
+	copies []Copy
 }
 
 // situate reads a session, folds what has arrived of other regions' records, and some more
@@ -195,7 +196,7 @@ func (o *Owner) situate(ctx context.Context, key Key, more ...Copy) (situation, 
 		}
 		copies = append(arrived, more...)
 	}
-	s := situation{o.fold(own, o.Region, copies, o.NewOp()), rev}
+	s := situation{o.fold(own, o.Region, copies, o.NewOp()), rev, copies}
 	if !s.Changed {
 		return s, nil
 	}
@@ -232,12 +233,11 @@ func (o *Owner) Create(ctx context.Context, rec Record) error {
 	return nil
 }
 
-// Revoke ends a session and returns its record. A session that the store has lost gets a
-// revoked record from rebuilt, so that its tokens stay refused; one already revoked is left
-// as it is. It returns only after a durable write (V8).
-func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, error) {
-	var revoked Record
-	err := retry(ctx, func() error {
+// Revoke ends a session and returns its record, and whether this call has ended it. A session
+// that the store has lost gets a revoked record from rebuilt, so that its tokens stay refused;
+// one already revoked is left as it is. It returns only after a durable write (V8).
+func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (revoked Record, ended bool, err error) {
+	err = retry(ctx, func() error {
 		rec, rev, err := o.read(ctx, key)
 		if err != nil {
 			return err
@@ -246,15 +246,15 @@ func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, er
 			rec = &rebuilt
 		}
 		if rec.State == StateRevoked {
-			revoked = *rec
+			revoked, ended = *rec, false
 			return nil
 		}
-		revoked = rec.Revoke(o.NewOp())
+		revoked, ended = rec.Revoke(o.NewOp()), true
 		_, err = o.write(ctx, revoked, rev, time.Time{})
 		return err
 	})
 	if err != nil {
-		return Record{}, fmt.Errorf("revoke session %s: %w", key, err)
+		return Record{}, false, fmt.Errorf("revoke session %s: %w", key, err)
 	}
-	return revoked, nil
+	return revoked, ended, nil
 }

@@ -324,7 +324,7 @@ func TestStoreAway(t *testing.T) {
 		if tried := b.store.puts - puts; tried > test.most {
 			t.Errorf("%s: %d writes were tried, want at most %d", name, tried, test.most)
 		}
-		if rec, err := b.owners[0].Revoke(t.Context(), key, sessions.Record{}); !errors.Is(err, test.want) {
+		if rec, _, err := b.owners[0].Revoke(t.Context(), key, sessions.Record{}); !errors.Is(err, test.want) {
 			t.Errorf("%s: revoked %s, %v", name, rec.Current(), err)
 		}
 		if rec := b.store.peek(key); rec.State != sessions.StateActive || rec.Current() != at(1, 1) {
@@ -535,13 +535,13 @@ func TestRevoke(t *testing.T) {
 			hit = true
 			return f
 		}
-		rec, err := b.owners[0].Revoke(t.Context(), key, sessions.Record{})
+		rec, _, err := b.owners[0].Revoke(t.Context(), key, sessions.Record{})
 		if held := b.store.peek(key); err != nil || rec.State != sessions.StateRevoked || held.State != sessions.StateRevoked || held.Current() != at(1, 1) {
 			t.Errorf("%s: %s, the store has %s at %s, %v", f, rec.State, held.State, held.Current(), err)
 		}
 		b.store.settle(true)
 		b.untouched(func() {
-			if _, err := b.owners[1].Revoke(t.Context(), key, sessions.Record{}); err != nil {
+			if _, _, err := b.owners[1].Revoke(t.Context(), key, sessions.Record{}); err != nil {
 				t.Errorf("%s: again: %v", f, err)
 			}
 			b.redeem(at(1, 1), sessions.Ended)
@@ -554,7 +554,7 @@ func TestRevoke(t *testing.T) {
 func TestRevokeLostRecord(t *testing.T) {
 	b := newBench(t)
 	b.store.entries = map[sessions.Key][]entry{}
-	if _, err := b.owners[0].Revoke(t.Context(), key, rebuilt(at(2, 5))); err != nil {
+	if _, _, err := b.owners[0].Revoke(t.Context(), key, rebuilt(at(2, 5))); err != nil {
 		t.Fatal(err)
 	}
 	b.redeem(at(2, 5), sessions.Ended)
@@ -564,7 +564,7 @@ func TestRevokeLostRecord(t *testing.T) {
 func TestRevokeBeatsRefresh(t *testing.T) {
 	b := newBench(t)
 	b.decide = func() error {
-		_, err := b.owners[1].Revoke(t.Context(), key, sessions.Record{})
+		_, _, err := b.owners[1].Revoke(t.Context(), key, sessions.Record{})
 		return err
 	}
 	b.redeem(at(1, 1), sessions.Ended)

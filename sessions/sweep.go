@@ -29,7 +29,7 @@ func (o *Owner) sweep(ctx context.Context, key Key, d Stayer) (bool, error) {
 	case StateMoving:
 		return o.sweepMoving(ctx, d, rec, s.rev)
 	case StateMoved:
-		return o.sweepMoved(ctx, rec)
+		return o.sweepMoved(ctx, rec, s.copies)
 	case StatePrepared:
 		return o.sweepPrepared(ctx, rec)
 	case StateActive, StateRevoked:
@@ -72,15 +72,19 @@ func (o *Owner) resolve(ctx context.Context, req Request, d Stayer, rec Record, 
 // resolveTimeout bounds the question to the destination: a client may wait for the answer.
 const resolveTimeout = 2 * time.Second
 
-// sweepMoved tells the next region of a commit until it goes on. A record that moved further
-// is for the regions that moved it.
-func (o *Owner) sweepMoved(ctx context.Context, rec Record) (bool, error) {
-	reply, err := o.Peers.Ask(ctx, rec.Epoch.Region, Question{Kind: Activating, Record: rec})
-	if err != nil {
-		return false, nil //nolint:nilerr // out of reach: once more later
+// sweepMoved tells the next region of a commit until it goes on, as its copy or its answer says. A
+// record that moved further is for the regions that moved it.
+func (o *Owner) sweepMoved(ctx context.Context, rec Record, copies []Copy) (bool, error) {
+	goesOn := func(theirs *Record) bool {
+		return theirs != nil && theirs.State != StatePrepared && theirs.Epoch.Compare(rec.Epoch) >= 0
 	}
-	theirs := reply.Record
-	return theirs != nil && theirs.State != StatePrepared && theirs.Epoch.Compare(rec.Epoch) >= 0, nil
+	for i := range copies {
+		if copies[i].Region == rec.Epoch.Region && goesOn(&copies[i].Record) {
+			return true, nil
+		}
+	}
+	reply, err := o.Peers.Ask(ctx, rec.Epoch.Region, Question{Kind: Activating, Record: rec})
+	return err == nil && goesOn(reply.Record), nil //nolint:nilerr // out of reach: once more later
 }
 
 // sweepPrepared asks the owner what became of its offer, where its copy has not said so.

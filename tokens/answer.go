@@ -143,8 +143,8 @@ func (s *Service) sessionEvent(rec *sessions.Record, kind, reason string, now ti
 	}
 }
 
-func (s *Service) revokedEvent(session string, now time.Time) *events.Revoked {
-	return &events.Revoked{Version: events.Version, Region: s.cfg.Region, At: now.UTC(), Sessions: []string{session}}
+func (s *Service) revokedEvent(now time.Time, ids ...string) *events.Revoked {
+	return &events.Revoked{Version: events.Version, Region: s.cfg.Region, At: now.UTC(), Sessions: ids}
 }
 
 // decisionEvent records a decision with all that it was founded on.

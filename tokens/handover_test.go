@@ -69,7 +69,7 @@ func (r *regions) start(t *testing.T, name string) {
 	f := r.fleets[name]
 	copies := f.conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
 	s := f.service(func(c *tokens.Config) {
-		c.Region, c.Unsettled, c.Copies, c.Arrivals = name, f.conn.Records(), copies, copies
+		c.Region, c.Copies, c.Arrivals = name, copies, copies
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 4)
@@ -254,12 +254,12 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// heard counts what comes on a subject.
-type heard struct{ n atomic.Int64 }
+// counter counts what comes on a subject.
+type counter struct{ n atomic.Int64 }
 
-func (r *regions) hear(t *testing.T, region, subject string) *heard {
+func (r *regions) hear(t *testing.T, region, subject string) *counter {
 	t.Helper()
-	var h heard
+	var h counter
 	stop, err := r.fleets[region].conn.Subscribe(t.Context(), subject, func(string, []byte) { h.n.Add(1) })
 	if err != nil {
 		t.Fatal(err)
@@ -268,7 +268,7 @@ func (r *regions) hear(t *testing.T, region, subject string) *heard {
 	return &h
 }
 
-func (h *heard) await(t *testing.T, what string) {
+func (h *counter) await(t *testing.T, what string) {
 	t.Helper()
 	jetstreamtest.Eventually(t, 10*time.Second, what, func() bool { return h.n.Load() > 0 })
 }

@@ -100,7 +100,7 @@ func (f *fleet) service(change ...func(*tokens.Config)) *tokens.Service {
 	}
 	c := tokens.Config{
 		Region: dublin, Issuer: issuer, Keys: f.keys, Users: users, View: f.view.Load, TrustLocation: true,
-		Store: f.conn.Records(), Bus: f.conn, Caller: f.conn.Caller(), Keyshare: f.conn.Keys(),
+		Store: f.conn.Records(), Ledger: f.conn.Records(), Bus: f.conn, Caller: f.conn.Caller(), Keyshare: f.conn.Keys(), Recent: f.conn.Regional(),
 		Prober: registry.NewProber(registry.ProberConfig{}), Log: jetstreamtest.Log(f.t),
 	}
 	for _, fn := range change {

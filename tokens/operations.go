@@ -99,13 +99,13 @@ func (s *Service) serveLogout(ctx context.Context, c call, _ *http.Request, req 
 // (V8) and the region's servers can know of it.
 func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
 	key := keyOf(claims)
-	rec, err := s.owner.Revoke(ctx, key, rebuilt(claims))
+	rec, _, err := s.owner.Revoke(ctx, key, rebuilt(claims))
 	if err != nil {
 		return unavailable("the session could not be ended", err)
 	}
 	now := time.Now()
 	// What is acknowledged holds at once in the region: its servers read it in the stream.
-	revoked := s.revokedEvent(rec.Session, now)
+	revoked := s.revokedEvent(now, rec.Session)
 	if err := s.outbox.send(ctx, revoked); err != nil {
 		s.outbox.put(revoked) // the client may not try again
 		return unavailable("the session has ended, but its servers could not be told; try again", err)

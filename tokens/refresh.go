@@ -170,7 +170,7 @@ func (s *Service) endedByReuse(ctx context.Context, rec *sessions.Record) {
 	now := time.Now()
 	s.log.LogAttrs(ctx, slog.LevelWarn, "session revoked: an old refresh token was used again",
 		slog.String("session", rec.Session), slog.String("server", rec.Server))
-	revoked := s.revokedEvent(rec.Session, now)
+	revoked := s.revokedEvent(now, rec.Session)
 	if err := s.outbox.send(ctx, revoked); err != nil {
 		s.outbox.put(revoked)
 	}

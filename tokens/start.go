@@ -17,6 +17,7 @@ import (
 // enough to be redeemed (api.MaxToken).
 const (
 	maxOwnClaims = 4096
+	maxSubject   = 256
 	maxScope     = 1024
 	maxClientID  = 256
 )
@@ -80,7 +81,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 
 func checkStart(req api.StartRequest) error {
 	var fields []api.FieldError
-	if req.Subject == "" || len(req.Subject) > 256 {
+	if req.Subject == "" || len(req.Subject) > maxSubject {
 		fields = append(fields, api.FieldError{Location: "body.subject", Message: "want 1 to 256 bytes"})
 	}
 	if req.Org != "" && !events.ValidToken(req.Org) {

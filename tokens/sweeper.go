@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/sessions"
 )
 
@@ -128,16 +129,24 @@ func (w *sweeper) look(ctx context.Context, key sessions.Key) {
 
 // recover remembers what a former life of this service, or another, has left unsettled.
 func (s *Service) recover(ctx context.Context) {
-	if s.cfg.Unsettled == nil {
-		return
-	}
-	for ctx.Err() == nil {
-		err := s.cfg.Unsettled.Unsettled(ctx, func(rec sessions.Record) { s.sweeper.add(rec.Key()) })
-		if err == nil {
+	for from := uint64(0); ctx.Err() == nil; {
+		next, err := s.cfg.Ledger.Scan(ctx, events.GlobalJurisdiction, from, func(e Entry) bool {
+			switch e.Record.State {
+			case sessions.StateMoving, sessions.StatePrepared, sessions.StateMoved:
+				s.sweeper.add(e.Record.Key())
+			case sessions.StateActive, sessions.StateRevoked:
+			}
+			return true
+		})
+		switch {
+		case err == nil && next == 0:
 			return
+		case err == nil:
+			from = next
+		case ctx.Err() == nil:
+			s.log.LogAttrs(ctx, slog.LevelWarn, "unsettled sessions are not read, will try again", slog.String("error", err.Error()))
+			_ = wait(ctx, sweepLast)
 		}
-		s.log.LogAttrs(ctx, slog.LevelWarn, "unsettled sessions are not read, will try again", slog.String("error", err.Error()))
-		_ = wait(ctx, sweepLast)
 	}
 }
 

@@ -66,10 +66,10 @@ type Config struct {
 	// Stale reports whether the view is too old to move sessions by: they stay then, unless
 	// their server fails a probe. nil: it never is.
 	Stale func() bool
-	// Store holds the region's sessions, Unsettled those of them whose handover may not be
-	// settled. nil: none is looked for at the start.
-	Store     sessions.Store
-	Unsettled Unsettled
+	// Store holds the region's sessions.
+	Store sessions.Store
+	// Ledger lists them, for operators and for what a former life has left unsettled.
+	Ledger Ledger
 	// Copies are other regions' records of sessions. nil: there are none, and no session of a
 	// region that is out of reach is taken over.
 	Copies sessions.Copies
@@ -78,6 +78,8 @@ type Config struct {
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller
+	// Recent reads what the region has published.
+	Recent Recent
 	// Keyshare publishes the public keys and brings those of others.
 	Keyshare KeyBucket
 	// Peers asks the region's token services which private keys they hold. nil: there is no other.
@@ -100,12 +102,6 @@ type Config struct {
 type Bus interface {
 	Publish(ctx context.Context, subject string, data []byte) error
 	Subscribe(ctx context.Context, subject string, fn func(subject string, data []byte)) (stop func(), err error)
-}
-
-// Unsettled finds sessions that are not simply active or over. Each calls fn with each of the
-// region's records that is moving, prepared or moved, until ctx ends.
-type Unsettled interface {
-	Unsettled(ctx context.Context, fn func(sessions.Record)) error
 }
 
 // Arrivals hands over other regions' records as they arrive. Follow calls gap, from the same
@@ -141,9 +137,11 @@ type Service struct {
 	outbox  *outbox
 	sweeper *sweeper
 	sight   *sight
-	metrics *metrics
-	log     *slog.Logger
-	handler http.Handler
+	// revoking is held by the one request that ends many sessions.
+	revoking chan struct{}
+	metrics  *metrics
+	log      *slog.Logger
+	handler  http.Handler
 }
 
 // withDefaults fills in the zero values.
@@ -199,12 +197,13 @@ func New(c Config) (*Service, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if c.View == nil || c.Store == nil || c.Bus == nil || c.Caller == nil || c.Keyshare == nil || c.Prober == nil {
-		return nil, errors.New("configure tokens: view, store, bus, caller, keyshare and prober are required")
+	if c.View == nil || c.Store == nil || c.Ledger == nil || c.Bus == nil || c.Caller == nil || c.Recent == nil || c.Keyshare == nil || c.Prober == nil {
+		return nil, errors.New("configure tokens: view, store, ledger, bus, caller, recent, keyshare and prober are required")
 	}
 	s := &Service{
 		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
 		reports: newReports(), logins: newLoginLimit(), stays: newSampler(), metrics: newMetrics(c.Metrics),
+		revoking: make(chan struct{}, 1),
 	}
 	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)
 	s.public = newPublicKeys(&c, s.log)
@@ -227,9 +226,9 @@ func New(c Config) (*Service, error) {
 // SetKeys replaces the private keys. Which of them signs the region's bucket says.
 func (s *Service) SetKeys(keys Signer) { s.public.setOwn(keys) }
 
-// Run publishes events and the region's keys, learns the keys of the others, hears the
-// clients' reports that other services of the region took, and settles what handovers have
-// left, until ctx ends. End it after all
+// Run publishes events and the region's keys, learns the keys of the others, hears the clients'
+// reports that other services of the region took, settles what handovers have left, and tells a
+// region that is back of recent revocations, until ctx ends. End it after all
 // that serves requests: what they left to publish goes out before Run returns.
 func (s *Service) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -238,6 +237,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.sweeper.run(ctx); return nil })
 	g.Go(func() error { s.recover(ctx); return nil })
 	g.Go(func() error { return s.followCopies(ctx) })
+	g.Go(func() error { newRetelling(s).run(ctx); return nil })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()

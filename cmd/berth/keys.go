@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/service"
+	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/tokens"
 )
@@ -231,7 +232,7 @@ func (o *keyOperator) ask(ctx context.Context, method string, request, reply any
 		return fmt.Errorf("encode request: %w", err)
 	}
 	region := o.conn.Region()
-	answer, err := o.conn.Call(ctx, service.TokensMethod(region, method), nil, data)
+	answer, err := o.conn.Call(ctx, service.TokensMethod(events.GlobalJurisdiction, region, method), nil, data)
 	var refused *jetstream.ServiceError
 	switch {
 	case errors.As(err, &refused):

@@ -24,6 +24,7 @@ type cli struct {
 	Region   regionCmd   `cmd:"" help:"List the regions; set how they take sessions."`
 	Drain    drainCmd    `cmd:"" help:"Have sessions leave a server or a region."`
 	Undrain  undrainCmd  `cmd:"" help:"Have a server or a region take sessions again."`
+	Sessions sessionsCmd `cmd:"" help:"List sessions, show one, end them in every region."`
 	Events   eventsCmd   `cmd:"" help:"Print events as they happen."`
 	Keys     keysCmd     `cmd:"" help:"Make, list, rotate and end signing keys."`
 	User     userCmd     `cmd:"" help:"Make entries of a users file."`

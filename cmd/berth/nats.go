@@ -41,6 +41,7 @@ func (f natsFlags) dial(p *program, role string) (*jetstream.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.Inbox = "operator"
 	conn, err := jetstream.Dial(p.ctx, cfg)
 	if err != nil && f.NATS == "" && f.Context == "" {
 		return nil, fmt.Errorf("%w; is it the right one? set --nats or NATS_URL", err)

@@ -113,8 +113,12 @@ func (s settings) Validate(app *kong.Application) error {
 	return nil
 }
 
-// Resolve implements kong.Resolver. A variable of the environment goes before the file.
+// Resolve implements kong.Resolver. A variable of the environment goes before the file; a flag
+// that takes no variable stands on the command line alone.
 func (s settings) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if len(flag.Envs) == 0 {
+		return nil, nil
+	}
 	for _, name := range flag.Envs {
 		if _, set := os.LookupEnv(name); set {
 			return nil, nil

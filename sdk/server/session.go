@@ -85,25 +85,28 @@ func (s *session) touch(now time.Time) {
 	}
 }
 
-// sessionTable remembers the floor of every session for as long as a token below it could
-// still be valid. The floor is the maximum of all that was heard, so that loss, repetition
+// sessionTable remembers the floor of every session, and which sessions have ended, for as
+// long as a token below it, or of it, could still be valid. The floor is the maximum of all that was heard, so that loss, repetition
 // and disorder of events only delay it. It holds at most so many sessions; when there are
-// more, one of which only tokens told goes first.
+// more, one of which only tokens told goes first. Sessions that have ended do not count
+// among them: what ends many at once, in any region, crowds out no floor.
 type sessionTable struct {
 	seed   maphash.Seed
 	limit  int
 	shards [sessionShards]shard
 	// cursor is where the next sweep begins; it belongs to the one who sweeps.
 	cursor int
-	// evicted counts the sessions of which was heard that went early.
+	// evicted counts the sessions of which was heard, and the revocations, that went early.
 	evicted atomic.Uint64
 }
 
 type shard struct {
-	// mu guards known, and until and heard of its sessions; it orders the changes of their
-	// locks.
+	// mu guards known, and until and heard of its sessions, and ended; it orders the changes of
+	// the sessions' locks.
 	mu    sync.Mutex
 	known map[string]*session
+	// ended are the revoked sessions.
+	ended revocations
 	// locked is how many of them the last sweep counted as locked here.
 	locked int
 }
@@ -112,6 +115,7 @@ func newSessionTable(limit int) *sessionTable {
 	t := &sessionTable{seed: maphash.MakeSeed(), limit: max(1, limit/sessionShards)}
 	for i := range t.shards {
 		t.shards[i].known = make(map[string]*session)
+		t.shards[i].ended = make(revocations)
 	}
 	return t
 }
@@ -131,11 +135,6 @@ func (t *sessionTable) release(e *events.LockReleased, now time.Time) {
 	t.raise(e.Session, lock{floor: e.Epoch, home: home}, true, now.Add(floorLife), now)
 }
 
-// revoke notes that the session has ended.
-func (t *sessionTable) revoke(id string, now time.Time) {
-	t.raise(id, lock{revoked: true}, true, now.Add(floorLife), now)
-}
-
 // raise merges what was heard into the session's lock: the higher floor with its home, and
 // revoked if either is.
 func (t *sessionTable) raise(id string, l lock, heard bool, until, now time.Time) (*session, *lock) {
@@ -148,6 +147,7 @@ func (t *sessionTable) raise(id string, l lock, heard bool, until, now time.Time
 		s = &session{}
 		sh.known[id] = s
 	}
+	l.revoked = sh.ended.has(id)
 	old := s.lock.Load()
 	if old != nil {
 		if c := l.floor.Compare(old.floor); c < 0 || c == 0 && old.home.ID != "" {
@@ -234,8 +234,9 @@ func (t *sessionTable) sweep(server string, since, now time.Time) int {
 func (sh *shard) sweep(server string, since int64, now time.Time) int {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	looked := len(sh.known)
+	looked := len(sh.known) + len(sh.ended)
 	sh.locked = 0
+	sh.ended.sweep(now)
 	for id, s := range sh.known {
 		l := s.lock.Load()
 		switch {

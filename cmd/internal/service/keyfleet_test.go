@@ -112,7 +112,7 @@ func (f *keyFleet) ask(region, method string, request any) (reply tokens.KeysRep
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	answer, err := f.conns[region].Call(f.t.Context(), service.TokensMethod(region, method), nil, data)
+	answer, err := f.conns[region].Call(f.t.Context(), service.TokensMethod(events.GlobalJurisdiction, region, method), nil, data)
 	if err == nil {
 		err = json.Unmarshal(answer.Data, &reply)
 	}
@@ -152,7 +152,7 @@ func (f *keyFleet) awaitSigning(region, kid string) {
 // start begins a session through the bus, as an application does.
 func (f *keyFleet) start(region string) (reply api.TokensReply) {
 	f.t.Helper()
-	answer, err := f.conns[region].Call(f.t.Context(), service.TokensMethod(region, api.MethodStart), nil, []byte(`{"subject":"ada"}`))
+	answer, err := f.conns[region].Call(f.t.Context(), service.TokensMethod(events.GlobalJurisdiction, region, api.MethodStart), nil, []byte(`{"subject":"ada"}`))
 	if err == nil {
 		err = json.Unmarshal(answer.Data, &reply)
 	}

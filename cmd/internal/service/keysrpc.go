@@ -7,15 +7,13 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/tokens"
 )
 
 // maxKeyRequests is how many requests about keys a token service handles at once; others wait.
 const maxKeyRequests = 16
-
-// TokensMethod returns the subject of a method of a region's token services.
-func TokensMethod(region, method string) string { return globalMethod("tokens", region, method) }
 
 // keysService is the NATS service by which a region's keys are rotated. A token service answers there
 // from its start on, also while it lacks the key to sign with and serves nobody else. It answers
@@ -27,7 +25,7 @@ func keysService(region string, methods map[string]tokens.KeyMethod) jetstream.S
 	for _, name := range slices.Sorted(maps.Keys(methods)) {
 		m := methods[name]
 		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name: name, Subject: TokensMethod(region, name), Every: m.Every,
+			Name: name, Subject: TokensMethod(events.GlobalJurisdiction, region, name), Every: m.Every,
 			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
 				data, err := m.Answer(ctx, r.Data)
 				if err != nil {

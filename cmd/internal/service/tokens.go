@@ -72,7 +72,8 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 		return err
 	}
 	cfg.Stale = func() bool { return servers.Fresh(time.Now()) != nil }
-	cfg.View, cfg.Store, cfg.Unsettled = servers.View, conn.Records(), conn.Records()
+	records := conn.Records()
+	cfg.View, cfg.Store, cfg.Ledger, cfg.Recent = servers.View, records, records, conn.Regional()
 	cfg.Bus, cfg.Caller, cfg.Keyshare = conn, conn.Caller(), conn.Keys()
 	cfg.Peers = conn.Caller()
 	copies := conn.Copies(jetstream.CopiesConfig{Log: c.Log, Metrics: metrics})
@@ -121,26 +122,27 @@ func edges(ctx context.Context, conn *jetstream.Conn) (func() []string, error) {
 // serve answers clients on l and over NATS, and operators, until ctx ends. The instances of a
 // region share the requests that come over NATS, so one that cannot answer yet takes none.
 func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, a admin) error {
-	var serving atomic.Bool
+	var serving atomic.Int32 // how many of the two services
 	able := a.ready
 	a.ready = func() error {
 		if err := able(); err != nil {
 			return err
 		}
-		if !serving.Load() {
+		if serving.Load() < 2 {
 			return errors.New("requests over NATS are not served yet")
 		}
 		return nil
 	}
 	front, ctx := errgroup.WithContext(ctx)
-	front.Go(func() error {
-		if !await(ctx, able) {
-			return nil
-		}
-		cfg := c.endpoints(service)
-		cfg.Started = func() { serving.Store(true) }
-		return conn.Serve(ctx, cfg)
-	})
+	for _, cfg := range []jetstream.ServiceConfig{c.endpoints(service), c.operatorEndpoints(service)} {
+		cfg.Started = func() { serving.Add(1) }
+		front.Go(func() error {
+			if !await(ctx, able) {
+				return nil
+			}
+			return conn.Serve(ctx, cfg)
+		})
+	}
 	front.Go(func() error { return ServeHTTP(ctx, l, service.Handler()) })
 	front.Go(func() error {
 		return serveAdmin(ctx, c.Admin, a, func(url string) {
@@ -186,11 +188,7 @@ func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfi
 	}
 	for _, method := range tokens.Methods() {
 		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name: method,
-			Subject: events.Subject{
-				Kind: events.KindRPC, Service: "tokens", Jurisdiction: events.GlobalJurisdiction,
-				Region: c.NATS.Region, Method: method,
-			}.String(),
+			Name: method, Subject: TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method),
 			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
 				header, data := service.Serve(ctx, method, r.Header, r.Data)
 				return jetstream.Reply{Header: header, Data: data}
@@ -198,4 +196,33 @@ func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfi
 		})
 	}
 	return cfg
+}
+
+// maxOperators is how many requests of operators a token service handles at once; others wait, and
+// keep nobody else from being served.
+const maxOperators = 16
+
+// operatorEndpoints are the methods of rpc.tokens that are for operators: a service of its own.
+func (c *TokensConfig) operatorEndpoints(service *tokens.Service) jetstream.ServiceConfig {
+	cfg := jetstream.ServiceConfig{
+		Name: "berth_sessions", Version: "1.0.0", Description: fmt.Sprintf("Sessions of region %s, for operators", c.NATS.Region),
+		Concurrency: maxOperators,
+	}
+	for _, method := range tokens.OperatorMethods() {
+		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+			Name: method, Subject: TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method),
+			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+				header, data := service.ServeOperator(ctx, events.GlobalJurisdiction, method, r.Header, r.Data)
+				return jetstream.Reply{Header: header, Data: data}
+			},
+		})
+	}
+	return cfg
+}
+
+// TokensMethod returns the subject of a method of a region's token services.
+func TokensMethod(jurisdiction, region, method string) string {
+	return events.Subject{
+		Kind: events.KindRPC, Service: "tokens", Jurisdiction: jurisdiction, Region: region, Method: method,
+	}.String()
 }
