@@ -10,7 +10,7 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-var _ sessions.Store = (*Records)(nil)
+var _ sessions.Beginner = (*Records)(nil)
 
 // Records is the bucket berth_sessions: the sessions that the region owns. Reads go to the
 // stream's leader; every write expires with its session.
@@ -34,12 +34,34 @@ func (r *Records) Get(ctx context.Context, key sessions.Key) (sessions.Record, s
 
 // Put implements sessions.Store.
 func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("write %s: %w: %w", rec.Key(), sessions.ErrUnavailable, err)
+	}
+	return r.Begin(rec, rev).Wait(ctx)
+}
+
+// Begin implements sessions.Beginner.
+func (r *Records) Begin(rec sessions.Record, rev sessions.Revision) sessions.Pending {
 	data, err := json.Marshal(rec)
 	if err != nil {
-		return 0, fmt.Errorf("encode record of %s: %w", rec.Key(), err)
+		return &recordWrite{err: fmt.Errorf("encode record of %s: %w", rec.Key(), err)}
 	}
 	life := max(time.Second, time.Until(rec.ExpiresAt.Add(sessions.Keep)))
-	revision, err := r.bucket.Put(ctx, rec.Key().String(), data, uint64(rev), life)
+	return &recordWrite{write: r.bucket.Begin(rec.Key().String(), data, uint64(rev), life)}
+}
+
+// recordWrite is a sessions.Pending.
+type recordWrite struct {
+	write *Write
+	err   error
+}
+
+// Wait implements sessions.Pending.
+func (w *recordWrite) Wait(ctx context.Context) (sessions.Revision, error) {
+	if w.err != nil {
+		return 0, w.err
+	}
+	revision, err := w.write.Wait(ctx)
 	if err != nil {
 		return 0, recordFault(err)
 	}

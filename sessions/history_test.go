@@ -176,7 +176,8 @@ func (c call) on(ctx context.Context, o *sessions.Owner) came {
 		_, err := o.Revoke(ctx, key, sessions.Record{})
 		return came{unknown: err != nil}
 	}
-	out, err := o.Refresh(ctx, sessions.Request{Key: key, Token: at(1, c.gen)}, calmDecider{})
+	token := at(1, c.gen)
+	out, err := o.Refresh(ctx, sessions.Request{Key: key, Token: token, Held: o.Known(key, token)}, calmDecider{})
 	switch v := out.Judgement.Verdict; {
 	case err != nil:
 		return came{unknown: true}

@@ -42,21 +42,36 @@ type Store interface {
 	Put(ctx context.Context, rec Record, rev Revision) (Revision, error)
 }
 
+// Beginner is a Store whose writes go on while their caller does something else. Begin is a Put
+// that returns at once; what Put would return, Wait does, and it has to be called.
+type Beginner interface {
+	Store
+	Begin(rec Record, rev Revision) Pending
+}
+
+// Pending is a write under way.
+type Pending interface {
+	Wait(ctx context.Context) (Revision, error)
+}
+
 // Owner changes the sessions of one region.
 type Owner struct {
 	region string
 	store  Store
+	cache  *Cache
 	now    func() time.Time
 	op     func() string
 	// judge is Judge; tests take one rule out of it at a time.
 	judge func(rec *Record, t Stamp, region string, now time.Time) Judgement
 }
 
-// Config is what an Owner needs; every field is required.
+// Config is what an Owner needs; every field without a stated zero value is required.
 type Config struct {
 	// Region is the region whose sessions these are.
 	Region string
 	Store  Store
+	// Cache remembers what was written. nil: every refresh reads the store.
+	Cache *Cache
 	// Now tells the time, NewOp a fresh name for a write.
 	Now   func() time.Time
 	NewOp func() string
@@ -67,7 +82,7 @@ func NewOwner(c Config) (*Owner, error) {
 	if c.Region == "" || c.Store == nil || c.Now == nil || c.NewOp == nil {
 		return nil, errors.New("new session owner: region, store, now and op are required")
 	}
-	return &Owner{region: c.Region, store: c.Store, now: c.Now, op: c.NewOp, judge: Judge}, nil
+	return &Owner{region: c.Region, store: c.Store, cache: c.Cache, now: c.Now, op: c.NewOp, judge: Judge}, nil
 }
 
 // Request is one refresh as the owner sees it.
@@ -84,6 +99,8 @@ type Request struct {
 	Floor events.Epoch
 	// Rebuilt is the record that the token's claims alone give, for a store that lost it.
 	Rebuilt Record
+	// Held is what the cache handed out for the token. nil: the store is read.
+	Held *Hold
 }
 
 // Decider gives what the owner cannot decide itself. It is asked again, with the newer
@@ -97,6 +114,13 @@ type Decider interface {
 	Answer(ctx context.Context, rec Record, j Judgement) (Answer, error)
 	// Sign sets the hash of the refresh token of a record about to be written.
 	Sign(rec *Record) error
+}
+
+// Busier is a Decider with work that it can do while a record is being written, before that is
+// known to have succeeded.
+type Busier interface {
+	Decider
+	Meanwhile(rec *Record)
 }
 
 // Outcome is what a refresh came to.
@@ -125,6 +149,10 @@ var errUnsure = errors.New("the write has not been seen")
 // the others. Errors: ErrUnavailable, ErrDeadline, ErrFloor, or the decider's.
 func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
 	var out Outcome
+	if req.Held == nil {
+		req.Held = o.cache.hold(req.Key)
+	}
+	defer req.Held.Release()
 	err := retry(ctx, func() (err error) {
 		out, err = o.refresh(ctx, req, d)
 		return err
@@ -151,14 +179,20 @@ func retry(ctx context.Context, change func() error) error {
 }
 
 func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
-	rec, rev, err := o.read(ctx, req.Key)
-	if err != nil {
-		return Outcome{}, err
+	rec, rev, known := req.Held.take()
+	if !known {
+		var err error
+		if rec, rev, err = o.read(ctx, req.Key); err != nil {
+			return Outcome{}, err
+		}
 	}
 	if o.late(req.Deadline) {
 		return Outcome{}, ErrDeadline
 	}
 	j := o.judge(rec, req.Token, o.region, o.now())
+	if known && j.Verdict != Rotate { // the store shall say so
+		return o.refresh(ctx, req, d)
+	}
 	if rec == nil {
 		rec = &req.Rebuilt
 	}
@@ -223,9 +257,11 @@ func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, 
 	if err := d.Sign(&next); err != nil {
 		return Outcome{}, fmt.Errorf("sign tokens: %w", err)
 	}
-	if err := o.write(ctx, next, rev, req.Deadline); err != nil {
+	rev, err = o.write(ctx, next, rev, req.Deadline, d)
+	if err != nil {
 		return Outcome{}, err
 	}
+	req.Held.keep(next, rev)
 	return Outcome{Judgement: j, Record: next, Written: true}, nil
 }
 
@@ -243,48 +279,71 @@ func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revisio
 	}
 	rec = rec.Claim(true, o.now())
 	rec.Op = o.op()
-	if err := o.write(ctx, rec, rev, req.Deadline); err != nil {
+	rev, err := o.write(ctx, rec, rev, req.Deadline, nil)
+	if err != nil {
 		return Outcome{}, err
 	}
+	req.Held.keep(rec, rev)
 	return Outcome{Judgement: j, Record: rec}, nil
 }
 
 // reuse ends a session whose old token came back.
 func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
 	rec = rec.Revoke(o.op())
-	if err := o.write(ctx, rec, rev, req.Deadline); err != nil {
+	if _, err := o.write(ctx, rec, rev, req.Deadline, nil); err != nil {
 		return Outcome{}, err
 	}
 	return Outcome{Judgement: j, Record: rec, Written: true}, nil
 }
 
 // write puts the record unless the deadline has passed, which is asked again right here
-// (V3). An unknown outcome is resolved by reading once more: if the record's op is ours the
-// write was done; if not, the caller judges again, for op settles only the last write.
-func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time) error {
+// (V3), and returns its revision. An unknown outcome is resolved by reading once more: if the
+// record's op is ours the write was done; if not, the caller judges again, for op settles only
+// the last write.
+func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time, d Decider) (Revision, error) {
 	if o.late(deadline) {
-		return ErrDeadline
+		return 0, ErrDeadline
 	}
-	_, err := o.store.Put(ctx, rec, rev)
+	next, err := o.put(ctx, rec, rev, d)
 	if err == nil || errors.Is(err, ErrConflict) {
-		return err
+		return next, err
 	}
-	seen, _, readErr := o.store.Get(ctx, rec.Key())
+	seen, next, readErr := o.store.Get(ctx, rec.Key())
 	switch {
 	case readErr == nil && seen.Op == rec.Op:
-		return nil
+		return next, nil
 	case readErr == nil:
-		return fmt.Errorf("%w: %w: %w", ErrConflict, errUnsure, err)
+		return 0, fmt.Errorf("%w: %w: %w", ErrConflict, errUnsure, err)
 	default:
-		return fmt.Errorf("write session %s: %w", rec.Key(), err)
+		return 0, fmt.Errorf("write session %s: %w", rec.Key(), err)
 	}
+}
+
+// put writes the record while the decider, if there is one, does what it has to do besides.
+func (o *Owner) put(ctx context.Context, rec Record, rev Revision, d Decider) (Revision, error) {
+	busy, ok := d.(Busier)
+	if !ok {
+		return o.store.Put(ctx, rec, rev)
+	}
+	store, ok := o.store.(Beginner)
+	if !ok {
+		busy.Meanwhile(&rec)
+		return o.store.Put(ctx, rec, rev)
+	}
+	pending := store.Begin(rec, rev)
+	busy.Meanwhile(&rec)
+	return pending.Wait(ctx)
 }
 
 // Create writes a session's first record. Its errors are those of Store.Put.
 func (o *Owner) Create(ctx context.Context, rec Record) error {
-	if err := o.write(ctx, rec, 0, time.Time{}); err != nil {
+	held := o.cache.hold(rec.Key())
+	defer held.Release()
+	rev, err := o.write(ctx, rec, 0, time.Time{}, nil)
+	if err != nil {
 		return fmt.Errorf("create session %s: %w", rec.Key(), err)
 	}
+	held.keep(rec, rev)
 	return nil
 }
 
@@ -293,6 +352,7 @@ func (o *Owner) Create(ctx context.Context, rec Record) error {
 // as it is. It returns only after a durable write (V8).
 func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, error) {
 	var revoked Record
+	o.cache.Forget(key)
 	err := retry(ctx, func() error {
 		rec, rev, err := o.read(ctx, key)
 		if err != nil {
@@ -306,7 +366,8 @@ func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, er
 			return nil
 		}
 		revoked = rec.Revoke(o.op())
-		return o.write(ctx, revoked, rev, time.Time{})
+		_, err = o.write(ctx, revoked, rev, time.Time{}, nil)
+		return err
 	})
 	if err != nil {
 		return Record{}, fmt.Errorf("revoke session %s: %w", key, err)

@@ -149,7 +149,7 @@ func newWorld(without mutant, told bool) *world {
 }
 
 func newOwner(store sessions.Store, now func() time.Time, op func() string) *sessions.Owner {
-	o, err := sessions.NewOwner(sessions.Config{Region: region, Store: store, Now: now, NewOp: op})
+	o, err := sessions.NewOwner(sessions.Config{Region: region, Store: store, Cache: sessions.NewCache(100), Now: now, NewOp: op})
 	if err != nil {
 		panic(err) // every field is given
 	}
@@ -297,6 +297,7 @@ func (w *world) accept(r request, owner int, floor events.Epoch) {
 	if r.from == thief && !r.deadline.Before(w.now) {
 		w.ledger.stolen = true
 	}
+	ask.Held = w.owners[owner].Known(key, r.token)
 	w.start(p, func(ctx context.Context) {
 		p.outcome, p.err = w.owners[owner].Refresh(ctx, ask, decider{w, p})
 	})

@@ -1,8 +1,6 @@
 package tokens
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"strconv"
 	"time"
@@ -74,10 +72,4 @@ func sign(keys *Keyring, kid, typ string, claims jwt.Claims) (string, error) {
 		return "", fmt.Errorf("sign %s: %w", typ, err)
 	}
 	return signed, nil
-}
-
-// hashToken returns what a record keeps of a refresh token.
-func hashToken(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
 }

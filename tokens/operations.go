@@ -12,6 +12,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
 
@@ -27,14 +28,18 @@ func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req
 	if err := checkRefresh(req); err != nil {
 		return message{}, err
 	}
-	claims, err := s.claims(ctx, req.RefreshToken)
-	if err != nil {
-		return message{}, err
+	redeemed, known := s.known(req.RefreshToken, time.Now())
+	if !known {
+		claims, err := s.claims(ctx, req.RefreshToken)
+		if err != nil {
+			return message{}, err
+		}
+		if claims.EpochRegion != s.cfg.Region {
+			return s.forward(ctx, c, api.MethodRefresh, claims.Jurisdiction, claims.EpochRegion, req)
+		}
+		redeemed = sessions.Request{Key: keyOf(claims), Token: stamp(claims), Rebuilt: rebuilt(claims)}
 	}
-	if claims.EpochRegion != s.cfg.Region {
-		return s.forward(ctx, c, api.MethodRefresh, claims.Jurisdiction, claims.EpochRegion, req)
-	}
-	reply, err := s.refresh(ctx, c, claims, req)
+	reply, err := s.refresh(ctx, c, redeemed, req)
 	if err != nil {
 		return message{}, err
 	}

@@ -16,17 +16,16 @@ import (
 // probeTimeout bounds the one probe of a server that a client says has failed.
 const probeTimeout = 500 * time.Millisecond
 
-// refresh redeems a refresh token that this region owns. Errors are of type *api.Error.
-func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims, req api.RefreshRequest) (api.TokensReply, error) {
+// refresh redeems a refresh token that this region owns, as in says. Errors are of type
+// *api.Error.
+func (s *Service) refresh(ctx context.Context, c call, in sessions.Request, req api.RefreshRequest) (api.TokensReply, error) {
 	view := s.cfg.View()
 	if view == nil {
 		return api.TokensReply{}, unavailable("the servers are not known yet", nil)
 	}
 	r := &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}
-	out, err := s.owner.Refresh(ctx, sessions.Request{
-		Key: keyOf(claims), Token: stamp(claims), Critical: req.CriticalTaskInProgress, Bookmark: req.Bookmark,
-		Deadline: c.deadline, Floor: c.floor, Rebuilt: rebuilt(claims),
-	}, r)
+	in.Critical, in.Bookmark, in.Deadline, in.Floor = req.CriticalTaskInProgress, req.Bookmark, c.deadline, c.floor
+	out, err := s.owner.Refresh(ctx, in, r)
 	if err != nil {
 		s.metrics.refused(asError(refreshError(err)).Code)
 		return api.TokensReply{}, refreshError(err)
@@ -39,13 +38,16 @@ func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims
 		return api.TokensReply{}, err
 	}
 	s.afterRefresh(r, &out)
-	refresh := r.refresh
 	if !out.Written {
-		if refresh, err = s.mint.refresh(&out.Record, s.keyring.Load()); err != nil {
+		if r.refresh, err = s.mint.refresh(&out.Record, s.keyring.Load()); err != nil {
 			return api.TokensReply{}, unavailable("the tokens could not be signed again", err)
 		}
+		r.Meanwhile(&out.Record)
 	}
-	return s.reply(&out.Record, refresh, time.Now())
+	if r.unsigned != nil {
+		return api.TokensReply{}, unavailable("the tokens could not be signed", r.unsigned)
+	}
+	return reply(&out.Record, r.access, r.refresh, time.Now()), nil
 }
 
 // verdictError returns the refusal that a verdict stands for, nil if it grants tokens.
@@ -127,14 +129,15 @@ type redemption struct {
 	// refresh, however often it is judged. dead is the last word on the server.
 	probed, gone, unreachable, dead bool
 	// What was decided last, for the events: the record before, the request, the verdict,
-	// and the new refresh token.
-	before   sessions.Record
-	placed   placement.Request
-	decision placement.Decision
-	refresh  string
+	// and the new tokens; unsigned says why there is no access token.
+	before          sessions.Record
+	placed          placement.Request
+	decision        placement.Decision
+	refresh, access string
+	unsigned        error
 }
 
-var _ sessions.Decider = (*redemption)(nil)
+var _ sessions.Busier = (*redemption)(nil)
 
 // Dead implements sessions.Decider: down or left in the view (of an old view: and failed by a
 // probe), failed by a probe that this refresh asked for, or twice reported out of reach by its
@@ -224,13 +227,18 @@ func (r *redemption) Sign(rec *sessions.Record) (err error) {
 	return err
 }
 
+// Meanwhile implements sessions.Busier: it signs the access token.
+func (r *redemption) Meanwhile(rec *sessions.Record) {
+	r.access, r.unsigned = r.s.mint.access(rec, r.s.keyring.Load())
+}
+
 // signRefresh signs the record's refresh token and keeps its hash in the record.
 func (s *Service) signRefresh(rec *sessions.Record) (string, error) {
 	token, err := s.mint.refresh(rec, s.keyring.Load())
 	if err != nil {
 		return "", err
 	}
-	rec.Hash = hashToken(token)
+	rec.Hash = sessions.HashToken(token)
 	return token, nil
 }
 
