@@ -42,7 +42,7 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 
 // Begin implements sessions.Beginner.
 func (r *Records) Begin(rec sessions.Record, rev sessions.Revision) sessions.Pending {
-	data, err := json.Marshal(rec)
+	data, err := rec.Encode()
 	if err != nil {
 		return &recordWrite{err: fmt.Errorf("encode record of %s: %w", rec.Key(), err)}
 	}

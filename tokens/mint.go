@@ -1,12 +1,14 @@
 package tokens
 
 import (
+	"crypto"
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"strconv"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
-
+	"github.com/berthhq/berth/events/wire"
 	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -14,45 +16,77 @@ import (
 // mint makes a session's tokens. All that stands in them comes from the record, and Ed25519
 // is deterministic, so the same record gives the same bytes for as long as the keyring holds
 // the key that the record names.
+//
+// Tokens are written here by appending, to the byte what a JWT library makes of api.AccessClaims
+// and api.RefreshClaims: two of them are made for every refresh.
 type mint struct {
 	issuer   string
 	audience api.Audience
 }
 
+// claimsRoom is enough for the claims of most tokens, tokenRoom for most tokens.
+const (
+	claimsRoom = 1 << 10
+	tokenRoom  = 2 << 10
+)
+
 // access returns the access token of the record's answer.
 func (m mint) access(r *sessions.Record, keys *Keyring) (string, error) {
 	a := &r.Answer
-	fallbacks := make([]string, len(a.Fallbacks))
-	for i, f := range a.Fallbacks {
-		fallbacks[i] = f.URL
+	w := wire.NewWriter(make([]byte, 0, claimsRoom))
+	w.Open()
+	m.session(&w, r, "a", a.AccessExp)
+	w.String("server_id", a.Server)
+	w.String("server_url", a.URL)
+	w.String("region", a.Region)
+	w.Uint("lock_epoch", r.Epoch.Number)
+	w.String("lock_region", r.Epoch.Region)
+	w.Array("fallbacks")
+	for _, f := range a.Fallbacks {
+		w.Item(f.URL)
 	}
-	return sign(keys, a.KID, api.TypeAccess, &api.AccessClaims{
-		SessionClaims: m.session(r, "a", a.AccessExp),
-		Lock: api.Lock{
-			ServerID: a.Server, ServerURL: a.URL, Region: a.Region,
-			Epoch: r.Epoch.Number, EpochRegion: r.Epoch.Region,
-		},
-		Fallbacks: fallbacks, Own: r.Claims,
-	})
+	w.End()
+	w.Fields(r.Claims, api.Reserved)
+	w.Close()
+	return sign(keys, a.KID, api.TypeAccess, &w)
 }
 
 // refresh returns the record's current refresh token.
 func (m mint) refresh(r *sessions.Record, keys *Keyring) (string, error) {
 	a := &r.Answer
-	return sign(keys, a.KID, api.TypeRefresh, &api.RefreshClaims{
-		SessionClaims: m.session(r, "r", a.RefreshExp),
-		Jurisdiction:  r.Jurisdiction, Epoch: r.Epoch.Number, EpochRegion: r.Epoch.Region,
-		Generation: r.Gen, SessionStarted: r.StartedAt.Unix(), Own: r.Claims,
-	})
+	w := wire.NewWriter(make([]byte, 0, claimsRoom))
+	w.Open()
+	m.session(&w, r, "r", a.RefreshExp)
+	w.String("jurisdiction", r.Jurisdiction)
+	w.Uint("lock_epoch", r.Epoch.Number)
+	w.String("lock_region", r.Epoch.Region)
+	w.Uint("gen", r.Gen)
+	w.Int("session_started", r.StartedAt.Unix())
+	if len(r.Claims) > 0 {
+		w.Object("own")
+		w.Fields(r.Claims, nil)
+		w.Close()
+	}
+	w.Close()
+	return sign(keys, a.KID, api.TypeRefresh, &w)
 }
 
-// session returns what both tokens say.
-func (m mint) session(r *sessions.Record, kind string, expires time.Time) api.SessionClaims {
-	return api.SessionClaims{
-		Issuer: m.issuer, Subject: r.Subject, Audience: m.audience,
-		ExpiresAt: expires.Unix(), IssuedAt: r.Answer.IssuedAt.Unix(), ID: tokenID(r, kind),
-		ClientID: r.ClientID, SessionID: r.Session, Org: r.Org, Scope: r.Scope,
+// session writes what both tokens say.
+func (m mint) session(w *wire.Writer, r *sessions.Record, kind string, expires time.Time) {
+	w.String("iss", m.issuer)
+	w.String("sub", r.Subject)
+	if len(m.audience) == 1 {
+		w.String("aud", m.audience[0])
+	} else {
+		w.Any("aud", []string(m.audience))
 	}
+	w.Int("exp", expires.Unix())
+	w.Int("iat", r.Answer.IssuedAt.Unix())
+	w.String("jti", tokenID(r, kind))
+	w.String("client_id", r.ClientID)
+	w.String("sid", r.Session)
+	w.Filled("org", r.Org)
+	w.Filled("scope", r.Scope)
 }
 
 // tokenID returns the claim jti: <session>.<epoch>.<generation>.<a|r>.
@@ -60,16 +94,40 @@ func tokenID(r *sessions.Record, kind string) string {
 	return r.Session + "." + strconv.FormatUint(r.Epoch.Number, 10) + "." + strconv.FormatUint(r.Gen, 10) + "." + kind
 }
 
-func sign(keys *Keyring, kid, typ string, claims jwt.Claims) (string, error) {
+// sign returns the token of the claims, RFC 7515 section 7.1, signed by EdDSA, RFC 8037.
+func sign(keys *Keyring, kid, typ string, written *wire.Writer) (string, error) {
+	token, err := signed(keys, kid, typ, written)
+	if err != nil {
+		return "", fmt.Errorf("sign %s: %w", typ, err)
+	}
+	return token, nil
+}
+
+func signed(keys *Keyring, kid, typ string, written *wire.Writer) (string, error) {
 	key, err := keys.signer(kid)
 	if err != nil {
-		return "", fmt.Errorf("sign %s: %w", typ, err)
+		return "", err
 	}
-	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims)
-	t.Header["typ"], t.Header["kid"] = typ, kid
-	signed, err := t.SignedString(key)
+	claims, err := written.Bytes()
 	if err != nil {
-		return "", fmt.Errorf("sign %s: %w", typ, err)
+		return "", err
 	}
-	return signed, nil
+	header := wire.NewWriter(make([]byte, 0, 128))
+	header.Open()
+	header.String("alg", "EdDSA")
+	header.String("kid", kid)
+	header.String("typ", typ)
+	header.Close()
+	head, err := header.Bytes()
+	if err != nil {
+		return "", err
+	}
+	b64 := base64.RawURLEncoding
+	token := b64.AppendEncode(make([]byte, 0, tokenRoom), head)
+	token = b64.AppendEncode(append(token, '.'), claims)
+	signature, err := key.Sign(rand.Reader, token, crypto.Hash(0))
+	if err != nil {
+		return "", err
+	}
+	return string(b64.AppendEncode(append(token, '.'), signature)), nil
 }

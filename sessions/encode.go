@@ -1,0 +1,102 @@
+package sessions
+
+import (
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/events/wire"
+)
+
+// recordRoom is enough for most records.
+const recordRoom = 1 << 11
+
+// Encode returns the record as encoding/json does, without reflection: it is written at every
+// refresh. A test fails if a field is missing here.
+func (r *Record) Encode() ([]byte, error) {
+	w := wire.NewWriter(make([]byte, 0, recordRoom))
+	w.Open()
+	w.Int("version", int64(r.Version))
+	w.String("session", r.Session)
+	writeEpoch(&w, r.Epoch)
+	w.Uint("gen", r.Gen)
+	w.String("hash", r.Hash)
+	r.Parent.write(&w, "parent", true)
+	w.Time("minted_at", r.MintedAt)
+	r.Grace.write(&w, "grace", false)
+	r.Dead.write(&w, "dead", true)
+	w.String("state", string(r.State))
+	w.String("server", r.Server)
+	w.String("op", r.Op)
+	r.Answer.write(&w)
+	if !r.CriticalSince.IsZero() {
+		w.Time("critical_since", r.CriticalSince)
+	}
+	if !r.MovedAt.IsZero() {
+		w.Time("moved_at", r.MovedAt)
+	}
+	w.Filled("bookmark", r.Bookmark)
+	w.String("subject", r.Subject)
+	w.String("client_id", r.ClientID)
+	w.Filled("org", r.Org)
+	w.Filled("scope", r.Scope)
+	if len(r.Claims) > 0 {
+		w.Object("claims")
+		w.Fields(r.Claims, nil)
+		w.Close()
+	}
+	w.String("jurisdiction", r.Jurisdiction)
+	w.Time("started_at", r.StartedAt)
+	w.Time("expires_at", r.ExpiresAt)
+	w.Close()
+	return w.Bytes()
+}
+
+func writeEpoch(w *wire.Writer, e events.Epoch) {
+	w.Object("epoch")
+	w.Uint("number", e.Number)
+	w.String("region", e.Region)
+	w.Close()
+}
+
+// write writes a stamp as a field, unless it is zero and that is left out.
+func (s Stamp) write(w *wire.Writer, name string, omitZero bool) {
+	if omitZero && s.IsZero() {
+		return
+	}
+	w.Object(name)
+	writeEpoch(w, s.Epoch)
+	w.Uint("gen", s.Gen)
+	w.Close()
+}
+
+func (a *Answer) write(w *wire.Writer) {
+	w.Object("answer")
+	w.String("decision", a.Decision)
+	w.String("reason", a.Reason)
+	if a.From != (events.Home{}) {
+		w.Object("from")
+		w.String("server", a.From.Server)
+		w.String("region", a.From.Region)
+		w.String("url", a.From.URL)
+		w.Close()
+	}
+	w.String("server", a.Server)
+	w.String("region", a.Region)
+	w.String("url", a.URL)
+	w.String("auth_url", a.AuthURL)
+	if a.Fallbacks == nil {
+		w.Any("fallbacks", nil)
+	} else {
+		w.Array("fallbacks")
+		for _, f := range a.Fallbacks {
+			w.Open()
+			w.String("region", f.Region)
+			w.String("url", f.URL)
+			w.Close()
+		}
+		w.End()
+	}
+	w.String("kid", a.KID)
+	w.Time("issued_at", a.IssuedAt)
+	w.Time("access_exp", a.AccessExp)
+	w.Time("refresh_exp", a.RefreshExp)
+	w.Close()
+}
