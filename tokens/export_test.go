@@ -14,3 +14,13 @@ func Mint(issuer, audience string, r *sessions.Record, keys *Keyring) (refresh, 
 	access, err = m.access(r, keys)
 	return refresh, access, err
 }
+
+// EncodeReply returns a reply as it is sent.
+func EncodeReply(r *api.TokensReply) ([]byte, error) { return encode(*r) }
+
+// DecodeRefresh reads a refresh request; scanned says that it was plain.
+func DecodeRefresh(data []byte) (r api.RefreshRequest, scanned bool, err error) {
+	scanned = scanRefresh(data, new(api.RefreshRequest))
+	r, err = decode[api.RefreshRequest](data)
+	return r, scanned, err
+}

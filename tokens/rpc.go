@@ -77,7 +77,7 @@ func (s *Service) serveStart(r *http.Request, data []byte) message {
 	c := s.callOf(r, time.Now())
 	ctx, cancel := context.WithDeadline(r.Context(), c.deadline)
 	defer cancel()
-	req, err := decode[api.StartRequest](http.MethodPost, data)
+	req, err := decode[api.StartRequest](data)
 	if err != nil {
 		return s.refusal(ctx, api.MethodStart, err)
 	}
