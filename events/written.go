@@ -19,7 +19,7 @@ var (
 )
 
 // writtenRoom is enough for most of them.
-const writtenRoom = 1 << 10
+const writtenRoom = 1 << 9
 
 func (s *Session) write(w *wire.Writer) {
 	w.Open()

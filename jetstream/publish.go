@@ -95,7 +95,7 @@ func (r *Receipt) Wait(ctx context.Context) error {
 	if r.ack == nil {
 		return nil
 	}
-	_, err := r.ack.wait(ctx)
+	_, err := r.ack.wait(ctx, requestTimeout)
 	switch {
 	case err == nil:
 		return nil

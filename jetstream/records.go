@@ -2,9 +2,9 @@ package jetstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/berthhq/berth/sessions"
@@ -14,22 +14,25 @@ var _ sessions.Beginner = (*Records)(nil)
 
 // Records is the bucket berth_sessions: the sessions that the region owns. Reads go to the
 // stream's leader; every write expires with its session.
-type Records struct{ bucket *Bucket }
+type Records struct {
+	bucket *Bucket
+	rooms  sync.Pool // of *[]byte: a record is written into one, until it is stored
+}
 
 // Records returns the region's bucket of sessions.
 func (c *Conn) Records() *Records { return &Records{bucket: c.Bucket(BucketSessions)} }
 
 // Get implements sessions.Store.
 func (r *Records) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
-	var rec sessions.Record
 	v, err := r.bucket.Get(ctx, key.String())
 	if err != nil {
-		return rec, 0, recordFault(err)
+		return sessions.Record{}, 0, recordFault(err)
 	}
-	if err := json.Unmarshal(v.Data, &rec); err != nil {
-		return rec, 0, fmt.Errorf("%w: record of %s: %w", sessions.ErrUnavailable, key, err)
+	rec, err := sessions.DecodeRecord(v.Data)
+	if err != nil {
+		return sessions.Record{}, 0, fmt.Errorf("%w: record of %s: %w", sessions.ErrUnavailable, key, err)
 	}
-	return rec, sessions.Revision(v.Revision), nil
+	return *rec, sessions.Revision(v.Revision), nil
 }
 
 // Put implements sessions.Store.
@@ -42,18 +45,26 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 
 // Begin implements sessions.Beginner.
 func (r *Records) Begin(rec sessions.Record, rev sessions.Revision) sessions.Pending {
-	data, err := rec.Encode()
-	if err != nil {
-		return &recordWrite{err: fmt.Errorf("encode record of %s: %w", rec.Key(), err)}
+	room, ok := r.rooms.Get().(*[]byte)
+	if !ok {
+		room = new([]byte)
+	}
+	w := &recordWrite{records: r, room: room}
+	if *room, w.err = rec.Append((*room)[:0]); w.err != nil {
+		w.err = fmt.Errorf("encode record of %s: %w", rec.Key(), w.err)
+		return w
 	}
 	life := max(time.Second, time.Until(rec.ExpiresAt.Add(sessions.Keep)))
-	return &recordWrite{write: r.bucket.Begin(rec.Key().String(), data, uint64(rev), life)}
+	w.write.start(r.bucket, rec.Key().String(), *room, uint64(rev), life)
+	return w
 }
 
 // recordWrite is a sessions.Pending.
 type recordWrite struct {
-	write *Write
-	err   error
+	records *Records
+	room    *[]byte
+	write   Write
+	err     error
 }
 
 // Wait implements sessions.Pending.
@@ -62,6 +73,7 @@ func (w *recordWrite) Wait(ctx context.Context) (sessions.Revision, error) {
 		return 0, w.err
 	}
 	revision, err := w.write.Wait(ctx)
+	w.records.rooms.Put(w.room)
 	if err != nil {
 		return 0, recordFault(err)
 	}

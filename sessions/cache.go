@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"hash/maphash"
+	"strings"
 	"sync"
 )
 
@@ -28,32 +29,43 @@ type Cache struct {
 }
 
 type cacheShard struct {
-	// mu guards held: the Hold of each session that is remembered or being refreshed.
-	mu   sync.Mutex
-	held map[string]*Hold
+	// mu guards places: one for each session that is remembered or being refreshed.
+	mu     sync.Mutex
+	places map[string]*place
 }
 
-// NewCache returns a cache of about that many sessions, each of which takes some 1.5 KB. Of
+// place is a session's in the cache.
+type place struct {
+	session string
+	// held says that a refresh is under way; the shard's mu guards it. The fields below are the
+	// holder's then, and nobody's to change otherwise.
+	held bool
+	hash [hashLength]byte
+	data []byte // the record as Append writes it
+	rev  Revision
+}
+
+// hashLength is that of HashToken.
+const hashLength = 43
+
+// Hold is a refresh's right to a session's place. It is used by one goroutine.
+type Hold struct {
+	shard *cacheShard
+	place *place // nil: given back
+	rec   *Record
+}
+
+// NewCache returns a cache of about that many sessions, each of which takes some 1.5 KB: they are
+// kept as they are written to the store, for what has no pointers costs the garbage collector
+// nothing, and that of 100 000 records with theirs would take more than reading them again. Of
 // those that are too many any may be forgotten: the client's next refresh costs a read, and an
 // order of use would cost all of them more.
 func NewCache(sessions int) *Cache {
 	c := &Cache{seed: maphash.MakeSeed(), most: max(1, sessions/cacheShards)}
 	for i := range c.shards {
-		c.shards[i].held = map[string]*Hold{}
+		c.shards[i].places = map[string]*place{}
 	}
 	return c
-}
-
-// Hold is a session's place in the cache while one refresh is under way.
-type Hold struct {
-	shard *cacheShard
-	// session names it in the shard.
-	session string
-	// idle says that nobody holds it; the shard's mu guards it. The fields below are the
-	// holder's, and nobody's to change while it is idle.
-	idle bool
-	rec  Record
-	rev  Revision // 0: the record is not known
 }
 
 func (c *Cache) shard(session []byte) *cacheShard {
@@ -68,27 +80,28 @@ func (c *Cache) Take(session []byte, token string) *Hold {
 	if c == nil {
 		return nil
 	}
-	hash := HashToken(token)
-	s := c.shard(session)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h := s.held[string(session)]
-	if h == nil || !h.idle || subtle.ConstantTimeCompare([]byte(h.rec.Hash), []byte(hash)) != 1 {
-		return nil
-	}
-	h.idle = false
-	return h
+	hash := hashToken(token)
+	return c.take(session, func(p *place) bool { return subtle.ConstantTimeCompare(p.hash[:], hash[:]) == 1 })
 }
 
-// Record returns the record that is held; its maps and slices are for reading only.
-func (h *Hold) Record() *Record { return &h.rec }
-
-// HashToken returns what a record keeps of a refresh token: its SHA-256 in base64url.
-func HashToken(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	var text [43]byte
-	base64.RawURLEncoding.Encode(text[:], sum[:])
-	return string(text[:])
+// take hands out a session if it is known, nobody has it, and it is as wanted.
+func (c *Cache) take(session []byte, wanted func(*place) bool) *Hold {
+	s := c.shard(session)
+	s.mu.Lock()
+	p := s.places[string(session)]
+	if p == nil || p.held || !wanted(p) {
+		s.mu.Unlock()
+		return nil
+	}
+	p.held = true
+	s.mu.Unlock()
+	h := &Hold{shard: s, place: p}
+	var err error
+	if h.rec, err = DecodeRecord(p.data); err != nil { // it was written by Append
+		h.Release()
+		return nil
+	}
+	return h
 }
 
 // hold makes room for a session whose record is about to be read. Whoever has held it before
@@ -98,17 +111,17 @@ func (c *Cache) hold(key Key) *Hold {
 		return nil
 	}
 	s := c.shard([]byte(key.Session))
-	h := &Hold{shard: s, session: key.Session}
+	p := &place{session: strings.Clone(key.Session), held: true} // not the whole record that it may be a part of
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.held[key.Session]; !known && len(s.held) >= c.most {
-		for any := range s.held {
-			delete(s.held, any)
+	if _, known := s.places[key.Session]; !known && len(s.places) >= c.most {
+		for any := range s.places {
+			delete(s.places, any)
 			break
 		}
 	}
-	s.held[key.Session] = h
-	return h
+	s.places[p.session] = p
+	return &Hold{shard: s, place: p}
 }
 
 // Forget drops what is remembered of a session, also by the refresh that is under way.
@@ -119,40 +132,61 @@ func (c *Cache) Forget(key Key) {
 	s := c.shard([]byte(key.Session))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.held, key.Session)
+	delete(s.places, key.Session)
 }
+
+// Record returns the record that is held, nil if it is not known.
+func (h *Hold) Record() *Record { return h.rec }
 
 // take returns the record, once, and whether there is one.
 func (h *Hold) take() (*Record, Revision, bool) {
-	if h == nil || h.rev == 0 {
+	if h == nil || h.rec == nil || h.place == nil {
 		return nil, 0, false
 	}
-	rev := h.rev
-	h.rev = 0
-	return &h.rec, rev, true
+	rec := h.rec
+	h.rec = nil
+	return rec, h.place.rev, true
 }
 
-// keep remembers a record that was written, unless Forget was told of the session meanwhile. A
-// zero revision is none.
-func (h *Hold) keep(rec Record, rev Revision) {
-	if h == nil || rev == 0 || rec.State != StateActive {
+// keep remembers a record that was written, unless Forget was told of the session meanwhile,
+// and gives the session back. A zero revision is none.
+func (h *Hold) keep(rec *Record, rev Revision) {
+	if h == nil || h.place == nil || rev == 0 || rec.State != StateActive {
 		return
 	}
+	p := h.place
+	var err error
+	if p.data, err = rec.Append(p.data[:0]); err != nil || copy(p.hash[:], rec.Hash) != hashLength {
+		return
+	}
+	p.rev = rev
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
-	if h.shard.held[h.session] == h {
-		h.rec, h.rev, h.idle = rec, rev, true
-	}
+	p.held, h.place = false, nil
 }
 
 // Release gives the session back. It is forgotten, unless it was refreshed meanwhile.
 func (h *Hold) Release() {
-	if h == nil {
+	if h == nil || h.place == nil {
 		return
 	}
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
-	if !h.idle && h.shard.held[h.session] == h {
-		delete(h.shard.held, h.session)
+	if h.shard.places[h.place.session] == h.place {
+		delete(h.shard.places, h.place.session)
 	}
+	h.place = nil
+}
+
+// HashToken returns what a record keeps of a refresh token: its SHA-256 in base64url.
+func HashToken(token string) string {
+	hash := hashToken(token)
+	return string(hash[:])
+}
+
+func hashToken(token string) (hash [hashLength]byte) {
+	var room [1024]byte // enough for most, without an allocation
+	sum := sha256.Sum256(append(room[:0], token...))
+	base64.RawURLEncoding.Encode(hash[:], sum[:])
+	return hash
 }

@@ -3,6 +3,8 @@ package sessions_test
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ type cached struct {
 	cache *sessions.Cache
 	owner *sessions.Owner
 	now   time.Time
-	ops   int
+	ops   atomic.Int64
 	// during is called while the record is being written.
 	during func()
 }
@@ -27,11 +29,11 @@ type cached struct {
 // counted is a store that counts its reads.
 type counted struct {
 	*memory
-	gets int
+	gets atomic.Int64
 }
 
 func (c *counted) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
-	c.gets++
+	c.gets.Add(1)
 	return c.memory.Get(ctx, key)
 }
 
@@ -41,7 +43,7 @@ func newCached(t *testing.T, store *memory, size int) *cached {
 	var err error
 	c.owner, err = sessions.NewOwner(sessions.Config{
 		Region: region, Store: c.store, Cache: c.cache, Now: func() time.Time { return c.now },
-		NewOp: func() string { c.ops++; return fmt.Sprint(c.ops) },
+		NewOp: func() string { return fmt.Sprint(c.ops.Add(1)) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -99,10 +101,11 @@ func (c *cached) refresh(session string, token sessions.Stamp) (out sessions.Out
 // or not, and the verdict is this one.
 func (c *cached) want(session string, token sessions.Stamp, known bool, reads int, v sessions.Verdict) sessions.Stamp {
 	c.t.Helper()
-	before := c.store.gets
+	before := c.store.gets.Load()
 	out, was := c.refresh(session, token)
-	if was != known || c.store.gets-before != reads || out.Judgement.Verdict != v {
-		c.t.Fatalf("%s: known %t, %d reads, %s; want %t, %d, %s", token, was, c.store.gets-before, out.Judgement.Verdict, known, reads, v)
+	read := int(c.store.gets.Load() - before)
+	if was != known || read != reads || out.Judgement.Verdict != v {
+		c.t.Fatalf("%s: known %t, %d reads, %s; want %t, %d, %s", token, was, read, out.Judgement.Verdict, known, reads, v)
 	}
 	return out.Record.Current()
 }
@@ -212,6 +215,41 @@ func TestCacheIsBounded(t *testing.T) {
 			t.Fatalf("session %d: %s", i, out.Judgement.Verdict)
 		}
 	}
+}
+
+// TestCacheUnderContention: tabs of one session on two services with caches never end it.
+func TestCacheUnderContention(t *testing.T) {
+	store := newMemory()
+	services := []*cached{newCached(t, store, 100), newCached(t, store, 100)}
+	services[0].create("a")
+	key := sessions.Key{Jurisdiction: key.Jurisdiction, Session: "a"}
+	var g sync.WaitGroup
+	for i := range 8 {
+		c := services[i%2]
+		g.Go(func() {
+			for range 200 {
+				token := store.peek(key).Current()
+				req := sessions.Request{Key: key, Token: token, Held: c.cache.Take([]byte("a"), text(token))}
+				out, err := c.owner.Refresh(t.Context(), req, quiet{})
+				if v := out.Judgement.Verdict; err != nil || v != sessions.Rotate && v != sessions.Replay && v != sessions.Superseded {
+					t.Errorf("%s: %s, %v", token, v, err)
+					return
+				}
+				if i == 0 {
+					c.cache.Forget(key)
+				}
+			}
+		})
+	}
+	g.Wait()
+}
+
+// quiet decides as cached does, and may be shared.
+type quiet struct{ calmDecider }
+
+func (quiet) Sign(rec *sessions.Record) error {
+	rec.Hash = sessions.HashToken(text(rec.Current()))
+	return nil
 }
 
 // TestCacheChangesNothing: whatever is presented, by whatever of two services, whatever they

@@ -5,13 +5,10 @@ import (
 	"github.com/berthhq/berth/events/wire"
 )
 
-// recordRoom is enough for most records.
-const recordRoom = 1 << 11
-
-// Encode returns the record as encoding/json does, without reflection: it is written at every
-// refresh. A test fails if a field is missing here.
-func (r *Record) Encode() ([]byte, error) {
-	w := wire.NewWriter(make([]byte, 0, recordRoom))
+// Append appends the record to buf as encoding/json writes it, without reflection: that is done
+// at every refresh. A test fails if a field is missing here.
+func (r *Record) Append(buf []byte) ([]byte, error) {
+	w := wire.NewWriter(buf)
 	w.Open()
 	w.Int("version", int64(r.Version))
 	w.String("session", r.Session)

@@ -194,7 +194,8 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 		return o.refresh(ctx, req, d)
 	}
 	if rec == nil {
-		rec = &req.Rebuilt
+		lost := req.Rebuilt
+		rec = &lost
 	}
 	switch j.Verdict {
 	case Rotate, Replay, Supersede:
@@ -257,11 +258,11 @@ func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, 
 	if err := d.Sign(&next); err != nil {
 		return Outcome{}, fmt.Errorf("sign tokens: %w", err)
 	}
-	rev, err = o.write(ctx, next, rev, req.Deadline, d)
+	rev, err = o.write(ctx, &next, rev, req.Deadline, d)
 	if err != nil {
 		return Outcome{}, err
 	}
-	req.Held.keep(next, rev)
+	req.Held.keep(&next, rev)
 	return Outcome{Judgement: j, Record: next, Written: true}, nil
 }
 
@@ -279,18 +280,18 @@ func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revisio
 	}
 	rec = rec.Claim(true, o.now())
 	rec.Op = o.op()
-	rev, err := o.write(ctx, rec, rev, req.Deadline, nil)
+	rev, err := o.write(ctx, &rec, rev, req.Deadline, nil)
 	if err != nil {
 		return Outcome{}, err
 	}
-	req.Held.keep(rec, rev)
+	req.Held.keep(&rec, rev)
 	return Outcome{Judgement: j, Record: rec}, nil
 }
 
 // reuse ends a session whose old token came back.
 func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
 	rec = rec.Revoke(o.op())
-	if _, err := o.write(ctx, rec, rev, req.Deadline, nil); err != nil {
+	if _, err := o.write(ctx, &rec, rev, req.Deadline, nil); err != nil {
 		return Outcome{}, err
 	}
 	return Outcome{Judgement: j, Record: rec, Written: true}, nil
@@ -300,7 +301,7 @@ func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision
 // (V3), and returns its revision. An unknown outcome is resolved by reading once more: if the
 // record's op is ours the write was done; if not, the caller judges again, for op settles only
 // the last write.
-func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time, d Decider) (Revision, error) {
+func (o *Owner) write(ctx context.Context, rec *Record, rev Revision, deadline time.Time, d Decider) (Revision, error) {
 	if o.late(deadline) {
 		return 0, ErrDeadline
 	}
@@ -320,18 +321,18 @@ func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline ti
 }
 
 // put writes the record while the decider, if there is one, does what it has to do besides.
-func (o *Owner) put(ctx context.Context, rec Record, rev Revision, d Decider) (Revision, error) {
+func (o *Owner) put(ctx context.Context, rec *Record, rev Revision, d Decider) (Revision, error) {
 	busy, ok := d.(Busier)
 	if !ok {
-		return o.store.Put(ctx, rec, rev)
+		return o.store.Put(ctx, *rec, rev)
 	}
 	store, ok := o.store.(Beginner)
 	if !ok {
-		busy.Meanwhile(&rec)
-		return o.store.Put(ctx, rec, rev)
+		busy.Meanwhile(rec)
+		return o.store.Put(ctx, *rec, rev)
 	}
-	pending := store.Begin(rec, rev)
-	busy.Meanwhile(&rec)
+	pending := store.Begin(*rec, rev)
+	busy.Meanwhile(rec)
 	return pending.Wait(ctx)
 }
 
@@ -339,11 +340,11 @@ func (o *Owner) put(ctx context.Context, rec Record, rev Revision, d Decider) (R
 func (o *Owner) Create(ctx context.Context, rec Record) error {
 	held := o.cache.hold(rec.Key())
 	defer held.Release()
-	rev, err := o.write(ctx, rec, 0, time.Time{}, nil)
+	rev, err := o.write(ctx, &rec, 0, time.Time{}, nil)
 	if err != nil {
 		return fmt.Errorf("create session %s: %w", rec.Key(), err)
 	}
-	held.keep(rec, rev)
+	held.keep(&rec, rev)
 	return nil
 }
 
@@ -366,7 +367,7 @@ func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, er
 			return nil
 		}
 		revoked = rec.Revoke(o.op())
-		_, err = o.write(ctx, revoked, rev, time.Time{}, nil)
+		_, err = o.write(ctx, &revoked, rev, time.Time{}, nil)
 		return err
 	})
 	if err != nil {

@@ -5,13 +5,13 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-// replyRoom is enough for most replies.
-const replyRoom = 3 << 10
+// replyRoom is enough for most replies, besides the tokens.
+const replyRoom = 800
 
 // encodeReply returns a reply as encoding/json does, without reflection. A test fails if a field
 // is missing here.
 func encodeReply(r *api.TokensReply) ([]byte, error) {
-	w := wire.NewWriter(make([]byte, 0, replyRoom))
+	w := wire.NewWriter(make([]byte, 0, replyRoom+len(r.AccessToken)+len(r.RefreshToken)))
 	w.Open()
 	w.String("accessToken", r.AccessToken)
 	w.String("tokenType", r.TokenType)

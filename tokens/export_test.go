@@ -7,7 +7,7 @@ import (
 
 // Mint returns the tokens that a service of that issuer and audience makes from a record.
 func Mint(issuer, audience string, r *sessions.Record, keys *Keyring) (refresh, access string, err error) {
-	m := mint{issuer: issuer, audience: api.Audience{audience}}
+	m := newMint(issuer, audience)
 	if refresh, err = m.refresh(r, keys); err != nil {
 		return "", "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/berthhq/berth/events/wire"
@@ -22,20 +23,38 @@ import (
 type mint struct {
 	issuer   string
 	audience api.Audience
+	rooms    *sync.Pool // of *mintRoom
 }
 
-// claimsRoom is enough for the claims of most tokens, tokenRoom for most tokens.
-const (
-	claimsRoom = 1 << 10
-	tokenRoom  = 2 << 10
-)
+// mintRoom is what one token is made in, over and over.
+type mintRoom struct {
+	claims, header wire.Writer
+	token          []byte
+}
+
+func newMint(issuer, audience string) mint {
+	return mint{issuer: issuer, audience: api.Audience{audience}, rooms: &sync.Pool{New: func() any { return new(mintRoom) }}}
+}
+
+// room returns room for one token, to be put back when that is made.
+func (m mint) room() *mintRoom {
+	room, ok := m.rooms.Get().(*mintRoom)
+	if !ok {
+		return new(mintRoom)
+	}
+	room.claims.Reset()
+	room.header.Reset()
+	return room
+}
 
 // access returns the access token of the record's answer.
 func (m mint) access(r *sessions.Record, keys *Keyring) (string, error) {
 	a := &r.Answer
-	w := wire.NewWriter(make([]byte, 0, claimsRoom))
+	room := m.room()
+	defer m.rooms.Put(room)
+	w := &room.claims
 	w.Open()
-	m.session(&w, r, "a", a.AccessExp)
+	m.session(w, r, "a", a.AccessExp)
 	w.String("server_id", a.Server)
 	w.String("server_url", a.URL)
 	w.String("region", a.Region)
@@ -48,15 +67,17 @@ func (m mint) access(r *sessions.Record, keys *Keyring) (string, error) {
 	w.End()
 	w.Fields(r.Claims, api.Reserved)
 	w.Close()
-	return sign(keys, a.KID, api.TypeAccess, &w)
+	return room.sign(keys, a.KID, api.TypeAccess)
 }
 
 // refresh returns the record's current refresh token.
 func (m mint) refresh(r *sessions.Record, keys *Keyring) (string, error) {
 	a := &r.Answer
-	w := wire.NewWriter(make([]byte, 0, claimsRoom))
+	room := m.room()
+	defer m.rooms.Put(room)
+	w := &room.claims
 	w.Open()
-	m.session(&w, r, "r", a.RefreshExp)
+	m.session(w, r, "r", a.RefreshExp)
 	w.String("jurisdiction", r.Jurisdiction)
 	w.Uint("lock_epoch", r.Epoch.Number)
 	w.String("lock_region", r.Epoch.Region)
@@ -68,7 +89,7 @@ func (m mint) refresh(r *sessions.Record, keys *Keyring) (string, error) {
 		w.Close()
 	}
 	w.Close()
-	return sign(keys, a.KID, api.TypeRefresh, &w)
+	return room.sign(keys, a.KID, api.TypeRefresh)
 }
 
 // session writes what both tokens say.
@@ -95,39 +116,40 @@ func tokenID(r *sessions.Record, kind string) string {
 }
 
 // sign returns the token of the claims, RFC 7515 section 7.1, signed by EdDSA, RFC 8037.
-func sign(keys *Keyring, kid, typ string, written *wire.Writer) (string, error) {
-	token, err := signed(keys, kid, typ, written)
+func (room *mintRoom) sign(keys *Keyring, kid, typ string) (string, error) {
+	token, err := room.signed(keys, kid, typ)
 	if err != nil {
 		return "", fmt.Errorf("sign %s: %w", typ, err)
 	}
 	return token, nil
 }
 
-func signed(keys *Keyring, kid, typ string, written *wire.Writer) (string, error) {
+func (room *mintRoom) signed(keys *Keyring, kid, typ string) (string, error) {
 	key, err := keys.signer(kid)
 	if err != nil {
 		return "", err
 	}
-	claims, err := written.Bytes()
+	claims, err := room.claims.Bytes()
 	if err != nil {
 		return "", err
 	}
-	header := wire.NewWriter(make([]byte, 0, 128))
-	header.Open()
-	header.String("alg", "EdDSA")
-	header.String("kid", kid)
-	header.String("typ", typ)
-	header.Close()
-	head, err := header.Bytes()
+	w := &room.header
+	w.Open()
+	w.String("alg", "EdDSA")
+	w.String("kid", kid)
+	w.String("typ", typ)
+	w.Close()
+	header, err := w.Bytes()
 	if err != nil {
 		return "", err
 	}
 	b64 := base64.RawURLEncoding
-	token := b64.AppendEncode(make([]byte, 0, tokenRoom), head)
+	token := b64.AppendEncode(room.token[:0], header)
 	token = b64.AppendEncode(append(token, '.'), claims)
 	signature, err := key.Sign(rand.Reader, token, crypto.Hash(0))
 	if err != nil {
 		return "", err
 	}
-	return string(b64.AppendEncode(append(token, '.'), signature)), nil
+	room.token = b64.AppendEncode(append(token, '.'), signature)
+	return string(room.token), nil
 }

@@ -97,7 +97,7 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 	}
 	s.metrics.decided(r.decision)
 	if sampled, ok := s.stays.take(r.decision.Verdict, r.now); ok {
-		e := s.decisionEvent(r.view, r.placed, r.decision, r.before.Epoch, r.now)
+		e := s.decisionEvent(r.view, r.placed, r.decision, r.before, r.now)
 		e.Sampled = sampled
 		s.outbox.put(e)
 	}
@@ -128,9 +128,9 @@ type redemption struct {
 	// probed says that the server was probed already, gone what came of it: one probe a
 	// refresh, however often it is judged. dead is the last word on the server.
 	probed, gone, unreachable, dead bool
-	// What was decided last, for the events: the record before, the request, the verdict,
+	// What was decided last, for the events: the epoch before, the request, the verdict,
 	// and the new tokens; unsigned says why there is no access token.
-	before          sessions.Record
+	before          events.Epoch
 	placed          placement.Request
 	decision        placement.Decision
 	refresh, access string
@@ -194,7 +194,7 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	if !rec.ExpiresAt.After(r.now) {
 		return sessions.Answer{}, &api.Error{Code: api.CodeSessionExpired}
 	}
-	r.before = rec
+	r.before = rec.Epoch
 	r.placed = placement.Request{
 		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
 		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),

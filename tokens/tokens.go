@@ -185,7 +185,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("configure tokens: view, store, bus, caller, keyshare and prober are required")
 	}
 	s := &Service{
-		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
+		cfg: c, log: c.Log, mint: newMint(c.Issuer, c.Audience),
 		reports: newReports(), logins: newLoginLimit(), stays: newSampler(), metrics: newMetrics(c.Metrics),
 	}
 	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)

@@ -88,6 +88,26 @@ func (s *Scanner) Key(first bool) ([]byte, bool) {
 	return k, true
 }
 
+// List steps into an array.
+func (s *Scanner) List() {
+	if !s.next('[') {
+		s.Stop()
+	}
+}
+
+// Item reports whether an array has another element, which comes next. first says that none was
+// read yet.
+func (s *Scanner) Item(first bool) bool {
+	switch {
+	case s.next(']'):
+		return false
+	case first || s.next(','):
+		return s.ok
+	default:
+		return s.Stop()
+	}
+}
+
 // End reports whether everything was read.
 func (s *Scanner) End() bool {
 	s.space()
@@ -137,6 +157,23 @@ func (s *Scanner) Keep(like string) string {
 		return like
 	}
 	return string(t)
+}
+
+// Part reads a string as a part of text, which has to be what is scanned: it costs no allocation.
+func (s *Scanner) Part(text string) string {
+	t := s.Text()
+	if !s.ok {
+		return ""
+	}
+	return text[s.at-1-len(t) : s.at-1]
+}
+
+// Value steps over any value and returns it.
+func (s *Scanner) Value() []byte {
+	s.space()
+	from := s.at
+	s.skip(0)
+	return s.data[from:s.at]
 }
 
 // maxDigits is how many digits of a number are sure to fit.

@@ -28,6 +28,9 @@ type Writer struct {
 // NewWriter returns a writer that appends to buf, which may be nil.
 func NewWriter(buf []byte) Writer { return Writer{buf: buf, start: len(buf)} }
 
+// Reset lets go of what was written, and writes over it from now on.
+func (w *Writer) Reset() { *w = Writer{buf: w.buf[:0]} }
+
 // Bytes returns the buffer with what was appended, or why it is no JSON.
 func (w *Writer) Bytes() ([]byte, error) {
 	if w.err != nil {
