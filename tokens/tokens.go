@@ -97,6 +97,14 @@ type Bus interface {
 	Subscribe(ctx context.Context, subject string, fn func(subject string, data []byte)) (stop func(), err error)
 }
 
+// Beginner is a Bus to which several events can be handed before the first is stored. Begin hands
+// one over and returns at once; wait, which has to be called, returns what Publish would, but
+// nothing is sent twice.
+type Beginner interface {
+	Bus
+	Begin(subject string, data []byte) (wait func(ctx context.Context) error, err error)
+}
+
 // Caller sends a request to a service and waits for its one reply, until ctx ends. It never
 // repeats a request; an error leaves open whether the service did what was asked.
 type Caller interface {
