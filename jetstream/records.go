@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/berthhq/berth/sessions"
@@ -14,10 +13,7 @@ var _ sessions.Beginner = (*Records)(nil)
 
 // Records is the bucket berth_sessions: the sessions that the region owns. Reads go to the
 // stream's leader; every write expires with its session.
-type Records struct {
-	bucket *Bucket
-	rooms  sync.Pool // of *[]byte: a record is written into one, until it is stored
-}
+type Records struct{ bucket *Bucket }
 
 // Records returns the region's bucket of sessions.
 func (c *Conn) Records() *Records { return &Records{bucket: c.Bucket(BucketSessions)} }
@@ -40,40 +36,27 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("write %s: %w: %w", rec.Key(), sessions.ErrUnavailable, err)
 	}
-	return r.Begin(rec, rev).Wait(ctx)
+	data, err := rec.Append(nil)
+	if err != nil {
+		return 0, fmt.Errorf("encode record of %s: %w", rec.Key(), err)
+	}
+	return r.Begin(&rec, data, rev).Wait(ctx)
 }
 
 // Begin implements sessions.Beginner.
-func (r *Records) Begin(rec sessions.Record, rev sessions.Revision) sessions.Pending {
-	room, ok := r.rooms.Get().(*[]byte)
-	if !ok {
-		room = new([]byte)
-	}
-	w := &recordWrite{records: r, room: room}
-	if *room, w.err = rec.Append((*room)[:0]); w.err != nil {
-		w.err = fmt.Errorf("encode record of %s: %w", rec.Key(), w.err)
-		return w
-	}
+func (r *Records) Begin(rec *sessions.Record, data []byte, rev sessions.Revision) sessions.Pending {
 	life := max(time.Second, time.Until(rec.ExpiresAt.Add(sessions.Keep)))
-	w.write.start(r.bucket, rec.Key().String(), *room, uint64(rev), life)
+	w := new(recordWrite)
+	w.start(r.bucket, rec.Key().String(), data, uint64(rev), life)
 	return w
 }
 
 // recordWrite is a sessions.Pending.
-type recordWrite struct {
-	records *Records
-	room    *[]byte
-	write   Write
-	err     error
-}
+type recordWrite struct{ Write }
 
 // Wait implements sessions.Pending.
 func (w *recordWrite) Wait(ctx context.Context) (sessions.Revision, error) {
-	if w.err != nil {
-		return 0, w.err
-	}
-	revision, err := w.write.Wait(ctx)
-	w.records.rooms.Put(w.room)
+	revision, err := w.Write.Wait(ctx)
 	if err != nil {
 		return 0, recordFault(err)
 	}

@@ -43,6 +43,8 @@ type place struct {
 	hash [hashLength]byte
 	data []byte // the record as Append writes it
 	rev  Revision
+	// written is the record that data was last made of, while it is held.
+	written *Record
 }
 
 // hashLength is that of HashToken.
@@ -148,6 +150,21 @@ func (h *Hold) take() (*Record, Revision, bool) {
 	return rec, h.place.rev, true
 }
 
+// encode returns the record as Append writes it, in the session's place if there is one.
+func (h *Hold) encode(rec *Record) ([]byte, error) {
+	if h == nil || h.place == nil {
+		return rec.Append(nil)
+	}
+	p := h.place
+	p.written = nil
+	var err error
+	if p.data, err = rec.Append(p.data[:0]); err != nil {
+		return nil, err
+	}
+	p.written = rec
+	return p.data, nil
+}
+
 // keep remembers a record that was written, unless Forget was told of the session meanwhile,
 // and gives the session back. A zero revision is none.
 func (h *Hold) keep(rec *Record, rev Revision) {
@@ -155,11 +172,15 @@ func (h *Hold) keep(rec *Record, rev Revision) {
 		return
 	}
 	p := h.place
-	var err error
-	if p.data, err = rec.Append(p.data[:0]); err != nil || copy(p.hash[:], rec.Hash) != hashLength {
+	if p.written != rec { // or else it is there already
+		if _, err := h.encode(rec); err != nil {
+			return
+		}
+	}
+	if copy(p.hash[:], rec.Hash) != hashLength {
 		return
 	}
-	p.rev = rev
+	p.rev, p.written = rev, nil
 	h.shard.mu.Lock()
 	defer h.shard.mu.Unlock()
 	p.held, h.place = false, nil

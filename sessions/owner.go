@@ -43,10 +43,11 @@ type Store interface {
 }
 
 // Beginner is a Store whose writes go on while their caller does something else. Begin is a Put
-// that returns at once; what Put would return, Wait does, and it has to be called.
+// of a record that is encoded already, as by Record.Append, and returns at once; what Put would
+// return, Wait does, and it has to be called. Until then data is not changed, nor kept afterwards.
 type Beginner interface {
 	Store
-	Begin(rec Record, rev Revision) Pending
+	Begin(rec *Record, data []byte, rev Revision) Pending
 }
 
 // Pending is a write under way.
@@ -258,7 +259,7 @@ func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, 
 	if err := d.Sign(&next); err != nil {
 		return Outcome{}, fmt.Errorf("sign tokens: %w", err)
 	}
-	rev, err = o.write(ctx, &next, rev, req.Deadline, d)
+	rev, err = o.write(ctx, &next, rev, req.Deadline, req.Held, d)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -280,7 +281,7 @@ func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revisio
 	}
 	rec = rec.Claim(true, o.now())
 	rec.Op = o.op()
-	rev, err := o.write(ctx, &rec, rev, req.Deadline, nil)
+	rev, err := o.write(ctx, &rec, rev, req.Deadline, req.Held, nil)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -291,7 +292,7 @@ func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revisio
 // reuse ends a session whose old token came back.
 func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision, j Judgement) (Outcome, error) {
 	rec = rec.Revoke(o.op())
-	if _, err := o.write(ctx, &rec, rev, req.Deadline, nil); err != nil {
+	if _, err := o.write(ctx, &rec, rev, req.Deadline, req.Held, nil); err != nil {
 		return Outcome{}, err
 	}
 	return Outcome{Judgement: j, Record: rec, Written: true}, nil
@@ -301,11 +302,11 @@ func (o *Owner) reuse(ctx context.Context, req Request, rec Record, rev Revision
 // (V3), and returns its revision. An unknown outcome is resolved by reading once more: if the
 // record's op is ours the write was done; if not, the caller judges again, for op settles only
 // the last write.
-func (o *Owner) write(ctx context.Context, rec *Record, rev Revision, deadline time.Time, d Decider) (Revision, error) {
+func (o *Owner) write(ctx context.Context, rec *Record, rev Revision, deadline time.Time, held *Hold, d Decider) (Revision, error) {
 	if o.late(deadline) {
 		return 0, ErrDeadline
 	}
-	next, err := o.put(ctx, rec, rev, d)
+	next, err := o.put(ctx, rec, rev, held, d)
 	if err == nil || errors.Is(err, ErrConflict) {
 		return next, err
 	}
@@ -321,7 +322,7 @@ func (o *Owner) write(ctx context.Context, rec *Record, rev Revision, deadline t
 }
 
 // put writes the record while the decider, if there is one, does what it has to do besides.
-func (o *Owner) put(ctx context.Context, rec *Record, rev Revision, d Decider) (Revision, error) {
+func (o *Owner) put(ctx context.Context, rec *Record, rev Revision, held *Hold, d Decider) (Revision, error) {
 	busy, ok := d.(Busier)
 	if !ok {
 		return o.store.Put(ctx, *rec, rev)
@@ -331,7 +332,11 @@ func (o *Owner) put(ctx context.Context, rec *Record, rev Revision, d Decider) (
 		busy.Meanwhile(rec)
 		return o.store.Put(ctx, *rec, rev)
 	}
-	pending := store.Begin(*rec, rev)
+	data, err := held.encode(rec)
+	if err != nil {
+		return 0, fmt.Errorf("encode session %s: %w", rec.Key(), err)
+	}
+	pending := store.Begin(rec, data, rev)
 	busy.Meanwhile(rec)
 	return pending.Wait(ctx)
 }
@@ -340,7 +345,7 @@ func (o *Owner) put(ctx context.Context, rec *Record, rev Revision, d Decider) (
 func (o *Owner) Create(ctx context.Context, rec Record) error {
 	held := o.cache.hold(rec.Key())
 	defer held.Release()
-	rev, err := o.write(ctx, &rec, 0, time.Time{}, nil)
+	rev, err := o.write(ctx, &rec, 0, time.Time{}, held, nil)
 	if err != nil {
 		return fmt.Errorf("create session %s: %w", rec.Key(), err)
 	}
@@ -367,7 +372,7 @@ func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (Record, er
 			return nil
 		}
 		revoked = rec.Revoke(o.op())
-		_, err = o.write(ctx, &revoked, rev, time.Time{}, nil)
+		_, err = o.write(ctx, &revoked, rev, time.Time{}, nil, nil)
 		return err
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
 	"time"
@@ -205,7 +206,16 @@ func AppendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	from := 0
 	for i := 0; i < len(s); {
-		if b := s[i]; b < utf8.RuneSelf {
+		if i+8 <= len(s) {
+			odd := escapedBytes(word(s[i:]))
+			if odd == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(odd) / 8
+		}
+		b := s[i]
+		if b < utf8.RuneSelf {
 			if plain(b) {
 				i++
 				continue
@@ -229,6 +239,23 @@ func AppendString(dst []byte, s string) []byte {
 		i += size
 	}
 	return append(append(dst, s[from:]...), '"')
+}
+
+// word returns the first eight bytes, the first of them lowest.
+func word(s string) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// escapedBytes has the highest bit set of the first byte in word, from the lowest, that is not
+// plain; it may have those of others above it. Zero: all are.
+func escapedBytes(word uint64) uint64 {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	angle := (word | 2*ones) ^ '>'*ones // < and > differ in one bit
+	quote := (word | 4*ones) ^ '&'*ones // " and & differ in one bit
+	escape := word ^ '\\'*ones
+	return (word | (word-' '*ones)&^word | (angle-ones)&^angle | (quote-ones)&^quote | (escape-ones)&^escape) & highs
 }
 
 // plain reports whether an ASCII byte stands for itself.

@@ -11,7 +11,7 @@ import (
 )
 
 func FuzzAppendString(f *testing.F) {
-	for _, s := range []string{"", "plain", `"\/`, "<a href='x'>&", "\x00\x07\b\f\n\r\t\x1f\x7f", "žluťoučký", "\u2028\u2029\ufffd", "a\xffb\xc3", "😀\xf0\x9f"} {
+	for _, s := range []string{"", "plain", `"\/`, "<a href='x'>&", "\x00\x07\b\f\n\r\t\x1f\x7f", "žluťoučký", "\u2028\u2029\ufffd", "a\xffb\xc3", "😀\xf0\x9f", "0123456789abcdef", "01234567\"", "0123<567", "012345&7", "01>34567ž", "\x7f\x80\x1f\x20!#$%':;=?@[]^"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -130,6 +130,23 @@ func TestWriterRefuses(t *testing.T) {
 		w.Close()
 		if got, err := w.Bytes(); err == nil {
 			t.Errorf("%s: written as %s", name, got)
+		}
+	}
+}
+
+// TestEveryByte: each byte is escaped, or not, at each place of a word.
+func TestEveryByte(t *testing.T) {
+	for b := range 256 {
+		for at := range 17 {
+			s := []byte("0123456789abcdefg")
+			s[at] = byte(b)
+			want, err := json.Marshal(string(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := wire.AppendString(nil, string(s)); string(got) != string(want) {
+				t.Errorf("%q: %s, want %s", s, got, want)
+			}
 		}
 	}
 }
