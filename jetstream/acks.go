@@ -29,6 +29,7 @@ type acks struct {
 	waiting map[uint64]chan pubAck
 
 	timers sync.Pool // of *time.Timer, all of them stopped
+	acks   sync.Pool // of *ack that are waited for no more, of messages that one stream alone stores
 }
 
 // pubAck is a stream's answer to a publish.
@@ -118,6 +119,18 @@ func (k *pubAck) scan(data []byte, own string) bool {
 	return true
 }
 
+// release lets another message have the ack. The caller uses it no more.
+func (k *ack) release() {
+	if k.shared {
+		return
+	}
+	select {
+	case <-k.ch: // it came too late
+	default:
+	}
+	k.acks.acks.Put(k)
+}
+
 // ack is an acknowledgement to come.
 type ack struct {
 	acks   *acks
@@ -131,11 +144,7 @@ type ack struct {
 
 // publish sends msg and returns what to wait on; each must be waited on.
 func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
-	answers := 1
-	if shared {
-		answers = ackBacklog
-	}
-	k := &ack{acks: a, ch: make(chan pubAck, answers), sent: time.Now(), shared: shared}
+	k := a.ack(shared)
 	a.mu.Lock()
 	a.last++
 	k.number = a.last
@@ -149,6 +158,20 @@ func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
 	return k, nil
 }
 
+// ack returns one that nothing is published for yet.
+func (a *acks) ack(shared bool) *ack {
+	if shared {
+		return &ack{acks: a, ch: make(chan pubAck, ackBacklog), sent: time.Now(), shared: true}
+	}
+	k, ok := a.acks.Get().(*ack)
+	if !ok {
+		k = &ack{acks: a, ch: make(chan pubAck, 1)}
+	}
+	k.sent = time.Now()
+	return k
+}
+
+// forget ends the waiting: no answer comes any more.
 func (k *ack) forget() {
 	k.acks.mu.Lock()
 	defer k.acks.mu.Unlock()

@@ -234,8 +234,10 @@ func (w *Write) wait(ctx context.Context) (uint64, error) {
 			return 0, w.err
 		}
 		revision, err := w.ack.wait(ctx, time.Until(end))
+		sent := w.ack.sent
+		w.ack.release()
 		if err == nil {
-			w.bucket.met(w.ack.sent)
+			w.bucket.met(sent)
 			return revision, nil
 		}
 		var api *natsjs.APIError
@@ -259,7 +261,7 @@ func (w *Write) wait(ctx context.Context) (uint64, error) {
 			}
 		default:
 			if api.ErrorCode == codeWrongSequence {
-				w.bucket.met(w.ack.sent)
+				w.bucket.met(sent)
 			}
 			return 0, refusal(api)
 		}

@@ -105,6 +105,7 @@ func (r *Receipt) Wait(ctx context.Context) error {
 		return nil
 	}
 	_, err := r.ack.wait(ctx, requestTimeout)
+	r.ack.release()
 	switch {
 	case err == nil:
 		return nil

@@ -5,13 +5,10 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-// replyRoom is enough for most replies, besides the tokens.
-const replyRoom = 800
-
-// encodeReply returns a reply as encoding/json does, without reflection. A test fails if a field
-// is missing here.
-func encodeReply(r *api.TokensReply) ([]byte, error) {
-	w := wire.NewWriter(make([]byte, 0, replyRoom+len(r.AccessToken)+len(r.RefreshToken)))
+// appendReply appends a reply to buf as encoding/json writes it, without reflection. A test fails
+// if a field is missing here.
+func appendReply(buf []byte, r *api.TokensReply) ([]byte, error) {
+	w := wire.NewWriter(buf)
 	w.Open()
 	w.String("accessToken", r.AccessToken)
 	w.String("tokenType", r.TokenType)

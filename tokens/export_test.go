@@ -16,7 +16,7 @@ func Mint(issuer, audience string, r *sessions.Record, keys *Keyring) (refresh, 
 }
 
 // EncodeReply returns a reply as it is sent.
-func EncodeReply(r *api.TokensReply) ([]byte, error) { return encode(*r) }
+func EncodeReply(r *api.TokensReply) ([]byte, error) { return appendReply(nil, r) }
 
 // DecodeRefresh reads a refresh request; scanned says that it was plain.
 func DecodeRefresh(data []byte) (r api.RefreshRequest, scanned bool, err error) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -92,11 +93,13 @@ func serve[Out, In any](o operation, s *Service, fn func(context.Context, call, 
 	run := func(ctx context.Context, c call, r *http.Request) (message, error) {
 		var in In
 		if o.method != http.MethodGet {
-			body, err := readBody(r)
-			if err != nil {
-				return message{}, err
+			room := roomFrom(&s.rooms)
+			err := room.read(r)
+			if err == nil {
+				in, err = decode[In](room.bytes)
 			}
-			if in, err = decode[In](body); err != nil {
+			room.back() // what was decoded is a copy
+			if err != nil {
 				return message{}, err
 			}
 		}
@@ -116,24 +119,22 @@ func serve[Out, In any](o operation, s *Service, fn func(context.Context, call, 
 	return o
 }
 
-// readBody returns a request's body, which guard bounds.
-func readBody(r *http.Request) ([]byte, error) {
-	var body []byte
-	var err error
-	if r.ContentLength >= 0 {
-		body = make([]byte, r.ContentLength)
-		_, err = io.ReadFull(r.Body, body)
+// read takes a request's body, which guard bounds.
+func (r *room) read(from *http.Request) (err error) {
+	if n := int(from.ContentLength); n >= 0 {
+		r.bytes = slices.Grow(r.bytes[:0], n)[:n]
+		_, err = io.ReadFull(from.Body, r.bytes)
 	} else {
-		body, err = io.ReadAll(r.Body)
+		r.bytes, err = io.ReadAll(from.Body)
 	}
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return nil, tooLarge()
+		return tooLarge()
 	case err != nil:
-		return nil, invalid(api.FieldError{Location: "body", Message: "ended early"})
+		return invalid(api.FieldError{Location: "body", Message: "ended early"})
 	}
-	return body, nil
+	return nil
 }
 
 // decode reads a JSON body. Unknown fields are left to newer versions; everything else that
@@ -187,31 +188,42 @@ func problem(e *api.Error) message {
 
 // success returns v as a reply of status 200.
 func success(v any) (message, error) {
-	body, err := encode(v)
+	body, err := json.Marshal(v)
 	if err != nil {
 		return message{}, fmt.Errorf("encode reply: %w", err)
 	}
-	return message{status: http.StatusOK, header: http.Header{"Content-Type": {contentJSON}}, body: body}, nil
+	return message{status: http.StatusOK, kind: contentJSON, body: body}, nil
 }
 
-// encode returns v as encoding/json does.
-func encode(v any) ([]byte, error) {
-	if t, ok := v.(api.TokensReply); ok {
-		return encodeReply(&t)
+// granted returns a reply with tokens.
+func (s *Service) granted(t *api.TokensReply) (message, error) {
+	room := roomFrom(&s.rooms)
+	var err error
+	if room.bytes, err = appendReply(room.bytes, t); err != nil {
+		return message{}, fmt.Errorf("encode reply: %w", err)
 	}
-	return json.Marshal(v)
+	return message{status: http.StatusOK, kind: contentJSON, body: room.bytes, room: room}, nil
 }
 
-// write sends the message.
+// write sends the message, which is of no use afterwards.
 func (m message) write(w http.ResponseWriter) {
-	for _, name := range []string{"Content-Type", "Retry-After", "ETag", "WWW-Authenticate"} {
-		if v := m.header.Get(name); v != "" {
-			w.Header().Set(name, v)
+	h := w.Header()
+	if m.kind != "" {
+		h["Content-Type"] = []string{m.kind}
+	}
+	if m.header != nil {
+		for _, name := range [...]string{"Content-Type", "Retry-After", "Etag", "Www-Authenticate"} {
+			if v := m.header[name]; len(v) > 0 {
+				h[name] = v
+			}
 		}
 	}
 	if len(m.body) > 0 {
-		w.Header()["Content-Length"] = []string{strconv.Itoa(len(m.body))}
+		h["Content-Length"] = []string{strconv.Itoa(len(m.body))}
 	}
 	w.WriteHeader(m.status)
 	_, _ = w.Write(m.body) // the client has gone; there is nobody to tell
+	if m.room != nil {
+		m.room.back()
+	}
 }

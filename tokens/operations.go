@@ -43,7 +43,7 @@ func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req
 	if err != nil {
 		return message{}, err
 	}
-	return success(reply)
+	return s.granted(&reply)
 }
 
 // Bounds of a refresh request, which stands in records and events.
@@ -122,9 +122,7 @@ func (s *Service) serveServers(_ context.Context, _ call, r *http.Request, _ non
 		return message{status: http.StatusNotModified, header: http.Header{"Etag": {tag}}}, nil
 	}
 	m, err := success(reply)
-	if err == nil {
-		m.header.Set("ETag", tag)
-	}
+	m.header = http.Header{"Etag": {tag}}
 	return m, err
 }
 

@@ -15,8 +15,8 @@ import (
 // requests go on, and what would grow without bound is dropped and counted.
 const (
 	outboxSize     = 8192
-	outboxWorkers  = 4 // of each lane
-	outboxBatch    = 64
+	urgentWorkers  = 4
+	outboxBatch    = 256
 	publishTimeout = time.Second
 	outboxDrain    = time.Second
 )
@@ -57,11 +57,12 @@ func (o *outbox) put(list ...events.Event) {
 // has stopped everything that puts by then.
 func (o *outbox) run(ctx context.Context) {
 	var workers sync.WaitGroup
-	for _, lane := range []chan events.Event{o.urgent, o.rest} {
-		for range outboxWorkers {
-			workers.Go(func() { o.work(ctx, lane) })
-		}
+	for range urgentWorkers {
+		workers.Go(func() { o.work(ctx, o.urgent) })
 	}
+	// One for the rest: while it waits for NATS the next batch gathers, and NATS is spared the
+	// many small ones that several workers would make of it.
+	workers.Go(func() { o.work(ctx, o.rest) })
 	workers.Wait()
 }
 

@@ -45,6 +45,9 @@ func (s *Service) Serve(ctx context.Context, method string, header map[string][]
 	if m.header == nil {
 		m.header = http.Header{}
 	}
+	if m.kind != "" {
+		m.header.Set("Content-Type", m.kind)
+	}
 	m.header.Set(api.HeaderStatus, strconv.Itoa(m.status))
 	return m.header, m.body
 }

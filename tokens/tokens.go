@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -133,6 +135,7 @@ type Service struct {
 	metrics *metrics
 	log     *slog.Logger
 	handler http.Handler
+	rooms   sync.Pool // of *room
 }
 
 // withDefaults fills in the zero values.
@@ -204,7 +207,7 @@ func New(c Config) (*Service, error) {
 	if c.Cached > 0 {
 		s.cache = sessions.NewCache(c.Cached)
 	}
-	s.owner, err = sessions.NewOwner(sessions.Config{Region: c.Region, Store: c.Store, Cache: s.cache, Now: time.Now, NewOp: newID})
+	s.owner, err = sessions.NewOwner(sessions.Config{Region: c.Region, Store: c.Store, Cache: s.cache, Now: time.Now, NewOp: newOps()})
 	if err != nil {
 		return nil, fmt.Errorf("configure tokens: %w", err)
 	}
@@ -236,6 +239,13 @@ func (s *Service) Ready() error {
 		return errors.New("no view of the active servers yet")
 	}
 	return s.public.ready()
+}
+
+// newOps returns a source of names for writes, which no other service's are the same as.
+func newOps() func() string {
+	service := newID() + "-"
+	var last atomic.Uint64
+	return func() string { return service + strconv.FormatUint(last.Add(1), 36) }
 }
 
 // newID returns a fresh ULID in lower case, so that it can stand in subjects and keys.
