@@ -49,6 +49,9 @@ func (s *Service) Serve(ctx context.Context, method string, header map[string][]
 		m.header.Set("Content-Type", m.kind)
 	}
 	m.header.Set(api.HeaderStatus, strconv.Itoa(m.status))
+	if s.cfg.Instance != "" {
+		m.header.Set(api.HeaderInstance, s.cfg.Instance)
+	}
 	return m.header, m.body
 }
 

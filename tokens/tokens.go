@@ -51,6 +51,9 @@ const Deadline = 10 * time.Second
 type Config struct {
 	// Region is the region that this service serves.
 	Region string
+	// Instance names this service among those of the region, so that a session's refreshes can
+	// come to one of them. Empty: they come to any.
+	Instance string
 	// Issuer is the claim iss of every token, the same in all regions: the global URL.
 	Issuer string
 	// Audience is the claim aud. Empty: the issuer.
@@ -167,6 +170,8 @@ func (c *Config) validate() error {
 	switch {
 	case !events.ValidToken(c.Region):
 		return fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", c.Region, events.MaxToken)
+	case c.Instance != "" && !events.ValidToken(c.Instance):
+		return fmt.Errorf("instance %q: want 1 to %d of a-z 0-9 - _", c.Instance, events.MaxToken)
 	case !isBaseURL(c.Issuer):
 		return fmt.Errorf("issuer %q: want an http or https URL without query and fragment", c.Issuer)
 	case c.AccessTTL < MinAccessTTL || c.AccessTTL > MaxAccessTTL:

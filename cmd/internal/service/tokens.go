@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/tokens"
+	"github.com/berthhq/berth/tokens/api"
 )
 
 // TokensConfig says how to run a region's token service.
@@ -52,6 +55,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	}
 	// What is configured is checked before anything is connected to.
 	cfg := c.tokens(keys, users)
+	cfg.Instance = strings.ToLower(ulid.Make().String())
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -90,14 +94,14 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
 	ready := func() error { return cmp.Or(service.Ready(), clocks.ready()) }
-	err = c.serve(outer, conn, l, service, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
+	err = c.serve(outer, conn, l, service, cfg.Instance, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
 }
 
 // serve answers clients on l and over NATS, and operators, until ctx ends. The instances of a
 // region share the requests that come over NATS, so one that cannot answer yet takes none.
-func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, a admin) error {
+func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, instance string, a admin) error {
 	var serving atomic.Bool
 	able := a.ready
 	a.ready = func() error {
@@ -114,7 +118,7 @@ func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Li
 		if !await(ctx, able) {
 			return nil
 		}
-		cfg := c.endpoints(service)
+		cfg := c.endpoints(service, instance)
 		cfg.Started = func() { serving.Store(true) }
 		return conn.Serve(ctx, cfg)
 	})
@@ -157,22 +161,25 @@ func (c *TokensConfig) tokens(keys *tokens.Keyring, users *tokens.Users) tokens.
 }
 
 // endpoints are the methods of rpc.tokens in the jurisdictions of the region.
-func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfig {
+func (c *TokensConfig) endpoints(service *tokens.Service, instance string) jetstream.ServiceConfig {
 	cfg := jetstream.ServiceConfig{
 		Name: "berth_tokens", Version: "1.0.0", Description: fmt.Sprintf("Token service of region %s", c.NATS.Region),
 	}
 	for _, method := range tokens.Methods() {
-		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name: method,
-			Subject: events.Subject{
-				Kind: events.KindRPC, Service: "tokens", Jurisdiction: events.GlobalJurisdiction,
-				Region: c.NATS.Region, Method: method,
-			}.String(),
-			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
-				header, data := service.Serve(ctx, method, r.Header, r.Data)
-				return jetstream.Reply{Header: header, Data: data}
-			},
-		})
+		handler := func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+			header, data := service.Serve(ctx, method, r.Header, r.Data)
+			return jetstream.Reply{Header: header, Data: data}
+		}
+		subject := events.Subject{
+			Kind: events.KindRPC, Service: "tokens", Jurisdiction: events.GlobalJurisdiction,
+			Region: c.NATS.Region, Method: method,
+		}.String()
+		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{Name: method, Subject: subject, Handler: handler})
+		if api.Affine(method) {
+			cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+				Name: method + "-here", Subject: api.InstanceSubject(subject, instance), Every: true, Handler: handler,
+			})
+		}
 	}
 	return cfg
 }
