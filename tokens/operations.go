@@ -21,7 +21,7 @@ func (s *Service) serveLogin(ctx context.Context, c call, _ *http.Request, req a
 	if err != nil {
 		return message{}, err
 	}
-	return success(reply)
+	return s.granted(&reply)
 }
 
 func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req api.RefreshRequest) (message, error) {

@@ -91,11 +91,11 @@ func (s *Service) serveStart(r *http.Request, data []byte) message {
 	if err != nil {
 		return s.refusal(ctx, api.MethodStart, err)
 	}
-	m, err := success(reply)
+	m, err := s.granted(&reply)
 	if err != nil {
 		return s.refusal(ctx, api.MethodStart, err)
 	}
-	return m
+	return m // its room stays with it: when NATS has sent it is not known
 }
 
 // recorder takes a handler's reply. It is used by one goroutine.

@@ -186,12 +186,17 @@ func (c *refresher) post(ctx context.Context, token string) (string, error) {
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("status %d: %s", resp.StatusCode, text)
 	}
+	return newToken(text)
+}
+
+// newToken returns the refresh token of an answer.
+func newToken(text []byte) (string, error) {
 	_, rest, ok := bytes.Cut(text, []byte(nextToken))
-	next, _, ok2 := bytes.Cut(rest, []byte(`"`))
+	token, _, ok2 := bytes.Cut(rest, []byte(`"`))
 	if !ok || !ok2 {
 		return "", fmt.Errorf("no refresh token in the answer: %s", text)
 	}
-	return string(next), nil
+	return string(token), nil
 }
 
 // fakeTokens writes a file of texts as long as refresh tokens are.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,7 +35,7 @@ const (
 	// signedLength is that of what is signed for a token, signed how often it is done.
 	signedLength = tokenLength - 87 // without the signature, and the dot before it
 
-	signed = 20_000
+	signed = 10_000
 )
 
 // Echo serves what answers each request with a text as long as a token service's, without
@@ -47,6 +48,7 @@ func Echo(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	token := nextToken + strings.Repeat("x", tokenLength) + `"`
 	text := []byte("{" + token + `,"rest":"` + strings.Repeat("x", answerLength-len(token)-len(`{,"rest":""}`)) + `"}`)
+	length := strconv.Itoa(len(text))
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	g.Go(func() error {
@@ -56,6 +58,7 @@ func Echo(ctx context.Context, in io.Reader, out io.Writer) error {
 				return
 			}
 			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Length", length)
 			_, _ = w.Write(text) // the client has gone; it counts that
 		}))
 	})

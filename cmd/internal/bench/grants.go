@@ -193,12 +193,7 @@ func startSessions(ctx context.Context, c GrantsConfig, conn *jetstream.Conn) er
 
 // startSession starts one as an application does whose users are its own.
 func startSession(ctx context.Context, conn *jetstream.Conn, i int64) (string, error) {
-	body, err := json.Marshal(api.StartRequest{
-		Subject: fmt.Sprintf("user-%07d@example.com", i), Org: "acme", Scope: "orders:read orders:write", Claims: map[string]any{"role": "member"},
-	})
-	if err != nil {
-		return "", fmt.Errorf("encode request: %w", err)
-	}
+	body := fmt.Appendf(nil, `{"subject":"user-%07d@example.com","org":"acme","scope":"orders:read orders:write","claims":{"role":"member"}}`, i)
 	subject := events.Subject{
 		Kind: events.KindRPC, Service: "tokens", Jurisdiction: events.GlobalJurisdiction, Region: region, Method: api.MethodStart,
 	}
@@ -206,14 +201,10 @@ func startSession(ctx context.Context, conn *jetstream.Conn, i int64) (string, e
 	if err != nil {
 		return "", err
 	}
-	var granted api.TokensReply
 	if status := http.Header(reply.Header).Get(api.HeaderStatus); status != "200" {
 		return "", fmt.Errorf("start session: status %s: %s", status, reply.Data)
 	}
-	if err := json.Unmarshal(reply.Data, &granted); err != nil {
-		return "", fmt.Errorf("start session: %w", err)
-	}
-	return granted.RefreshToken, nil
+	return newToken(reply.Data)
 }
 
 // settled waits until no more events come and counts those of refreshes.

@@ -130,8 +130,7 @@ func (r *refreshRun) echoes(ctx context.Context) (err error) {
 		err := side.ask("", &now)
 		return now.CPU, err
 	}
-	warm := r.Phase / 8
-	for _, phase := range []phase{{manyClients, warm}, {manyClients, r.Phase / 2}, {someClients, r.Phase / 4}, {oneClient, r.Phase / 4}} {
+	for _, phase := range []phase{{manyClients, r.Phase / 16}, {manyClients, r.Phase * 3 / 8}, {someClients, r.Phase * 3 / 16}, {oneClient, r.Phase * 3 / 16}} {
 		if r.floor[phase.connections], err = phase.run(clients, cpu); err != nil {
 			return err
 		}
