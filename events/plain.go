@@ -97,7 +97,7 @@ func (s *scanner) heartbeat(h, like *Heartbeat) {
 		case "drain_until":
 			once, h.DrainUntil = had.Add(16), s.Time()
 		default:
-			s.Unknown(key)
+			s.Ignore(key)
 		}
 		if !once {
 			s.Stop()
@@ -223,7 +223,7 @@ func (s *scanner) load() (l Load) {
 		case "utilisation":
 			once, l.Utilisation = had.Add(5), s.Float()
 		default:
-			s.Unknown(key)
+			s.Ignore(key)
 		}
 		if !once {
 			s.Stop()
@@ -248,7 +248,7 @@ func (s *scanner) location() (p Location) {
 		case "lon":
 			once, p.Lon = had.Add(1), s.Float()
 		default:
-			s.Unknown(key)
+			s.Ignore(key)
 		}
 		if !once {
 			s.Stop()

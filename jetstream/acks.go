@@ -90,28 +90,21 @@ func (a *acks) read(msg *nats.Msg) (ack pubAck) {
 // empty if not. The domain is mostly the own.
 func (k *pubAck) scan(data []byte, own string) bool {
 	s := wire.Scan(data)
-	var had wire.Fields
-	s.Open()
-	for first := true; s.OK(); first = false {
-		key, more := s.Key(first)
-		if !more {
-			break
-		}
-		once := true
+	s.Object(func(key []byte) int {
 		switch string(key) {
 		case "stream":
-			once, k.Stream = had.Add(0), s.Keep("")
+			k.Stream = s.Keep("")
+			return 0
 		case "seq":
-			once, k.Sequence = had.Add(1), s.Natural()
+			k.Sequence = s.Natural()
+			return 1
 		case "domain":
-			once, k.Domain = had.Add(2), s.Keep(own)
+			k.Domain = s.Keep(own)
+			return 2
 		default:
-			s.Stop()
+			return wire.Unknown
 		}
-		if !once {
-			s.Stop()
-		}
-	}
+	})
 	if !s.End() {
 		*k = pubAck{}
 		return false

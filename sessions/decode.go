@@ -31,29 +31,10 @@ type decoder struct {
 	text string
 }
 
-// unknown is no field's number.
-const unknown = -1
-
-// object calls field with each key of an object. It reads the value and returns the number of
-// the field, by which those that come twice are found.
-func (d *decoder) object(field func(key []byte) int) {
-	var had wire.Fields
-	d.Open()
-	for first := true; d.OK(); first = false {
-		key, more := d.Key(first)
-		if !more {
-			return
-		}
-		if number := field(key); number == unknown || !had.Add(number) {
-			d.Stop()
-		}
-	}
-}
-
 func (d *decoder) string() string { return d.Part(d.text) }
 
 func (d *decoder) record(r *Record) {
-	d.object(func(key []byte) int {
+	d.Object(func(key []byte) int {
 		switch string(key) {
 		case "version":
 			r.Version = d.Whole()
@@ -137,7 +118,7 @@ func (d *decoder) lasting(r *Record, key []byte) int {
 		r.ExpiresAt = d.Time()
 		return 23
 	default:
-		return unknown
+		return wire.Unknown
 	}
 }
 
@@ -168,7 +149,7 @@ func (d *decoder) claims() map[string]any {
 }
 
 func (d *decoder) epoch(e *events.Epoch) {
-	d.object(func(key []byte) int {
+	d.Object(func(key []byte) int {
 		switch string(key) {
 		case "number":
 			e.Number = d.Natural()
@@ -177,13 +158,13 @@ func (d *decoder) epoch(e *events.Epoch) {
 			e.Region = d.string()
 			return 1
 		default:
-			return unknown
+			return wire.Unknown
 		}
 	})
 }
 
 func (d *decoder) stamp(s *Stamp) {
-	d.object(func(key []byte) int {
+	d.Object(func(key []byte) int {
 		switch string(key) {
 		case "epoch":
 			d.epoch(&s.Epoch)
@@ -192,13 +173,13 @@ func (d *decoder) stamp(s *Stamp) {
 			s.Gen = d.Natural()
 			return 1
 		default:
-			return unknown
+			return wire.Unknown
 		}
 	})
 }
 
 func (d *decoder) answer(a *Answer) {
-	d.object(func(key []byte) int {
+	d.Object(func(key []byte) int {
 		switch string(key) {
 		case "decision":
 			a.Decision = d.string()
@@ -237,13 +218,13 @@ func (d *decoder) answer(a *Answer) {
 			a.RefreshExp = d.Time()
 			return 11
 		default:
-			return unknown
+			return wire.Unknown
 		}
 	})
 }
 
 func (d *decoder) home(h *events.Home) {
-	d.object(func(key []byte) int {
+	d.Object(func(key []byte) int {
 		switch string(key) {
 		case "server":
 			h.Server = d.string()
@@ -255,7 +236,7 @@ func (d *decoder) home(h *events.Home) {
 			h.URL = d.string()
 			return 2
 		default:
-			return unknown
+			return wire.Unknown
 		}
 	})
 }
@@ -265,7 +246,7 @@ func (d *decoder) fallbacks() []Fallback {
 	d.List()
 	for first := true; d.OK() && d.Item(first); first = false {
 		var f Fallback
-		d.object(func(key []byte) int {
+		d.Object(func(key []byte) int {
 			switch string(key) {
 			case "region":
 				f.Region = d.string()
@@ -274,7 +255,7 @@ func (d *decoder) fallbacks() []Fallback {
 				f.URL = d.string()
 				return 1
 			default:
-				return unknown
+				return wire.Unknown
 			}
 		})
 		list = append(list, f)

@@ -55,34 +55,31 @@ func appendReply(buf []byte, r *api.TokensReply) ([]byte, error) {
 // not, it reports false, and r is empty.
 func scanRefresh(data []byte, r *api.RefreshRequest) bool {
 	s := wire.Scan(data)
-	var had wire.Fields
-	s.Open()
-	for first := true; s.OK(); first = false {
-		key, more := s.Key(first)
-		if !more {
-			break
-		}
-		once := true
+	s.Object(func(key []byte) int {
 		switch string(key) {
 		case "refreshToken":
-			once, r.RefreshToken = had.Add(0), s.Keep("")
+			r.RefreshToken = s.Keep("")
+			return 0
 		case "closestServerId":
-			once, r.ClosestServerID = had.Add(1), s.Keep("")
+			r.ClosestServerID = s.Keep("")
+			return 1
 		case "criticalTaskInProgress":
-			once, r.CriticalTaskInProgress = had.Add(2), s.Bool()
+			r.CriticalTaskInProgress = s.Bool()
+			return 2
 		case "failedServerId":
-			once, r.FailedServerID = had.Add(3), s.Keep("")
+			r.FailedServerID = s.Keep("")
+			return 3
 		case "bookmark":
-			once, r.Bookmark = had.Add(4), s.Keep("")
+			r.Bookmark = s.Keep("")
+			return 4
 		case "rttMs":
-			once, r.RTTMs = had.Add(5), scanTimes(&s)
-		default:
-			s.Unknown(key)
+			r.RTTMs = scanTimes(&s)
+			return 5
+		default: // a newer client's
+			s.Ignore(key)
+			return wire.Ignored
 		}
-		if !once {
-			s.Stop()
-		}
-	}
+	})
 	if !s.End() {
 		*r = api.RefreshRequest{}
 		return false

@@ -88,6 +88,30 @@ func (s *Scanner) Key(first bool) ([]byte, bool) {
 	return k, true
 }
 
+// What a key may be that is no field's.
+const (
+	// Unknown stops the scanner.
+	Unknown = -1
+	// Ignored may come any number of times.
+	Ignored = 32
+)
+
+// Object calls field with each key of an object. It reads the value and returns the number of the
+// field, below 32, by which those that come twice are found; or Unknown, or Ignored.
+func (s *Scanner) Object(field func(key []byte) int) {
+	var had Fields
+	s.Open()
+	for first := true; s.ok; first = false {
+		key, more := s.Key(first)
+		if !more {
+			return
+		}
+		if number := field(key); number == Unknown || !had.Add(number) {
+			s.Stop()
+		}
+	}
+}
+
 // List steps into an array.
 func (s *Scanner) List() {
 	if !s.next('[') {
@@ -270,9 +294,9 @@ func (s *Scanner) Time() (t time.Time) {
 
 func digit(b byte) bool { return b >= '0' && b <= '9' }
 
-// Unknown skips the value of a key that this build does not know. A key that encoding/json
+// Ignore skips the value of a key that this build does not know. A key that encoding/json
 // might take for a known one, for it minds no case, is none of those.
-func (s *Scanner) Unknown(key []byte) {
+func (s *Scanner) Ignore(key []byte) {
 	for _, b := range key {
 		if b >= 'A' && b <= 'Z' {
 			s.Stop()

@@ -20,7 +20,6 @@ import (
 	"github.com/berthhq/berth/cmd/internal/service"
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
-	"github.com/berthhq/berth/jetstream/embedded"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -54,27 +53,11 @@ type GrantsReport struct {
 // `berth tokens` runs it, starts the sessions over NATS and answers each line on in with a
 // GrantsReport on out, the first unasked. The line "settle" has it count the stored events,
 // once no more come. It ends with in, or with ctx.
-func Grants(ctx context.Context, c GrantsConfig, in io.Reader, out io.Writer) (err error) {
-	nats, err := embedded.NewRegion(embedded.RegionConfig{Region: region, StoreDir: filepath.Join(c.Dir, "nats")})
-	if err != nil {
-		return err
-	}
-	if err := nats.Start(ctx); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, nats.Shutdown()) }()
-	conn, err := jetstream.Dial(ctx, jetstream.Config{URL: nats.ClientURL(), Region: region, Role: "bench"})
-	if err != nil {
-		return err
-	}
-	defer func() {
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		err = errors.Join(err, conn.Close(stop))
-	}()
-	if err := conn.Provision(ctx, jetstream.Topology{}); err != nil {
-		return err
-	}
+func Grants(ctx context.Context, c GrantsConfig, in io.Reader, out io.Writer) error {
+	return withNATS(ctx, filepath.Join(c.Dir, "nats"), func(conn *jetstream.Conn, url string) error { return runGrants(ctx, c, conn, url, in, out) })
+}
+
+func runGrants(ctx context.Context, c GrantsConfig, conn *jetstream.Conn, nats string, in io.Reader, out io.Writer) (err error) {
 	if err := putServers(ctx, conn); err != nil {
 		return err
 	}
@@ -87,7 +70,7 @@ func Grants(ctx context.Context, c GrantsConfig, in io.Reader, out io.Writer) (e
 	ready := make(chan string, 1)
 	g.Go(func() error {
 		return service.RunTokens(ctx, service.TokensConfig{
-			NATS: jetstream.Config{URL: nats.ClientURL(), Region: region}, Listen: "127.0.0.1:0",
+			NATS: jetstream.Config{URL: nats, Region: region}, Listen: "127.0.0.1:0",
 			Issuer: "https://api.example.com", KeyFile: keys, Ready: func(url, _ string) { ready <- url },
 		})
 	})
