@@ -52,7 +52,7 @@ func (s *sink) WriteHeader(status int)      { s.status = status }
 func BenchmarkRefresh(b *testing.B) {
 	f := newFleet(b, jetstreamtest.Provisioned(b, jetstreamtest.Shared(b)), server("a", dublin, "https://a.example.com"), server("b", "us-east-1", "https://b.example.com"))
 	n := &nowhere{Bus: f.conn}
-	s := f.service(func(c *tokens.Config) { c.Store, c.Bus = n, n })
+	s := f.service(func(c *tokens.Config) { c.Store, c.Bus, c.Log = n, n, nil })
 	start, err := json.Marshal(api.StartRequest{Subject: "ada@example.com", Org: "acme", Scope: "orders:read orders:write", Claims: map[string]any{"role": "member"}})
 	if err != nil {
 		b.Fatal(err)
