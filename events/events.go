@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/berthhq/berth/events/wire"
 )
 
 // Version is the wire version that this build writes into every event.
@@ -55,7 +57,7 @@ func Encode(e Event) ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(e)
+	data, err := marshal(e)
 	if err != nil {
 		return nil, malformed("%s: %v", e.Subject(), err)
 	}
@@ -63,6 +65,16 @@ func Encode(e Event) ([]byte, error) {
 		return nil, err
 	}
 	return data, nil
+}
+
+// marshal returns e as encoding/json does.
+func marshal(e Event) ([]byte, error) {
+	if e, ok := e.(written); ok {
+		w := wire.NewWriter(make([]byte, 0, writtenRoom))
+		e.write(&w)
+		return w.Bytes()
+	}
+	return json.Marshal(e)
 }
 
 // Decode parses the payload that arrived on subject. It fails with ErrUnknown for a kind or

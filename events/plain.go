@@ -3,7 +3,12 @@ package events
 import (
 	"encoding/json"
 	"strings"
+
+	"github.com/berthhq/berth/events/wire"
 )
+
+// scanner reads what travels by the 100 000 a second.
+type scanner struct{ wire.Scanner }
 
 // prefixHeartbeat begins the subject of every heartbeat.
 const prefixHeartbeat = Prefix + string(KindHeartbeat) + "."
@@ -31,9 +36,9 @@ func ScanHeartbeat(subject string, data []byte, h, like *Heartbeat) bool {
 	if like == nil {
 		like = new(Heartbeat)
 	}
-	s := scanner{data: data, ok: true}
+	s := scanner{wire.Scan(data)}
 	s.heartbeat(h, like)
-	if !s.end() || h.checkFields() != nil {
+	if !s.End() || h.checkFields() != nil {
 		return false
 	}
 	// The URLs of like are in order.
@@ -48,54 +53,54 @@ func ScanHeartbeat(subject string, data []byte, h, like *Heartbeat) bool {
 // heartbeat reads a heartbeat.
 func (s *scanner) heartbeat(h, like *Heartbeat) {
 	*h = Heartbeat{}
-	var had fields
-	s.open()
-	for first := true; s.ok; first = false {
-		key, more := s.key(first)
+	var had wire.Fields
+	s.Open()
+	for first := true; s.OK(); first = false {
+		key, more := s.Key(first)
 		if !more {
 			return
 		}
 		once := true
 		switch string(key) {
 		case "version":
-			once, h.Version = had.add(0), s.whole()
+			once, h.Version = had.Add(0), s.Whole()
 		case "server":
-			once, h.Server = had.add(1), s.keep(like.Server)
+			once, h.Server = had.Add(1), s.Keep(like.Server)
 		case "member":
-			once, h.Member = had.add(2), s.keep(like.Member)
+			once, h.Member = had.Add(2), s.Keep(like.Member)
 		case "region":
-			once, h.Region = had.add(3), s.keep(like.Region)
+			once, h.Region = had.Add(3), s.Keep(like.Region)
 		case "url":
-			once, h.URL = had.add(4), s.keep(like.URL)
+			once, h.URL = had.Add(4), s.Keep(like.URL)
 		case "health_url":
-			once, h.HealthURL = had.add(5), s.keep(like.HealthURL)
+			once, h.HealthURL = had.Add(5), s.Keep(like.HealthURL)
 		case "auth_url":
-			once, h.AuthURL = had.add(6), s.keep(like.AuthURL)
+			once, h.AuthURL = had.Add(6), s.Keep(like.AuthURL)
 		case "boot":
-			once, h.Boot = had.add(7), s.keep(like.Boot)
+			once, h.Boot = had.Add(7), s.Keep(like.Boot)
 		case "seq":
-			once, h.Seq = had.add(8), s.natural()
+			once, h.Seq = had.Add(8), s.Natural()
 		case "at":
-			once, h.At = had.add(9), s.time()
+			once, h.At = had.Add(9), s.Time()
 		case "interval_ms":
-			once, h.IntervalMS = had.add(10), s.whole()
+			once, h.IntervalMS = had.Add(10), s.Whole()
 		case "state":
-			once, h.State = had.add(11), s.state()
+			once, h.State = had.Add(11), s.state()
 		case "capacity":
-			once, h.Capacity = had.add(12), s.whole()
+			once, h.Capacity = had.Add(12), s.Whole()
 		case "load":
-			once, h.Load = had.add(13), s.load()
+			once, h.Load = had.Add(13), s.load()
 		case "location":
-			once, h.Location = had.add(14), s.location()
+			once, h.Location = had.Add(14), s.location()
 		case "replication":
-			once, h.Replication = had.add(15), s.replication(like.Replication)
+			once, h.Replication = had.Add(15), s.replication(like.Replication)
 		case "drain_until":
-			once, h.DrainUntil = had.add(16), s.time()
+			once, h.DrainUntil = had.Add(16), s.Time()
 		default:
-			s.unknown(key)
+			s.Ignore(key)
 		}
 		if !once {
-			s.stop()
+			s.Stop()
 		}
 	}
 }
@@ -107,8 +112,8 @@ func DecodeServer(data []byte, like *Server) (*Server, error) {
 		like = new(Server)
 	}
 	v := new(Server)
-	s := scanner{data: data, ok: true}
-	if s.server(v, like); s.end() {
+	s := scanner{wire.Scan(data)}
+	if s.server(v, like); s.End() {
 		return v, nil
 	}
 	*v = Server{}
@@ -121,73 +126,73 @@ func DecodeServer(data []byte, like *Server) (*Server, error) {
 // server reads a server. It knows every key; one that it does not may be that of a field
 // which was added since, so encoding/json is to read it.
 func (s *scanner) server(v, like *Server) {
-	var had fields
-	s.open()
-	for first := true; s.ok; first = false {
-		key, more := s.key(first)
+	var had wire.Fields
+	s.Open()
+	for first := true; s.OK(); first = false {
+		key, more := s.Key(first)
 		if !more {
 			return
 		}
 		once := true
 		switch string(key) {
 		case "server":
-			once, v.Server = had.add(0), s.keep(like.Server)
+			once, v.Server = had.Add(0), s.Keep(like.Server)
 		case "region":
-			once, v.Region = had.add(1), s.keep(like.Region)
+			once, v.Region = had.Add(1), s.Keep(like.Region)
 		case "url":
-			once, v.URL = had.add(2), s.keep(like.URL)
+			once, v.URL = had.Add(2), s.Keep(like.URL)
 		case "health_url":
-			once, v.HealthURL = had.add(3), s.keep(like.HealthURL)
+			once, v.HealthURL = had.Add(3), s.Keep(like.HealthURL)
 		case "auth_url":
-			once, v.AuthURL = had.add(4), s.keep(like.AuthURL)
+			once, v.AuthURL = had.Add(4), s.Keep(like.AuthURL)
 		case "boot":
-			once, v.Boot = had.add(5), s.keep(like.Boot)
+			once, v.Boot = had.Add(5), s.Keep(like.Boot)
 		case "state":
-			once, v.State = had.add(6), s.state()
+			once, v.State = had.Add(6), s.state()
 		case "reason":
-			once, v.Reason = had.add(7), s.keep(like.Reason)
+			once, v.Reason = had.Add(7), s.Keep(like.Reason)
 		case "since":
-			once, v.Since = had.add(8), s.time()
+			once, v.Since = had.Add(8), s.Time()
 		case "protection":
-			once, v.Protection = had.add(9), s.keep(like.Protection)
+			once, v.Protection = had.Add(9), s.Keep(like.Protection)
 		case "rejoined_at":
-			once, v.RejoinedAt = had.add(10), s.time()
+			once, v.RejoinedAt = had.Add(10), s.Time()
 		case "held_until":
-			once, v.HeldUntil = had.add(11), s.time()
+			once, v.HeldUntil = had.Add(11), s.Time()
 		case "seen_at":
-			once, v.SeenAt = had.add(12), s.time()
+			once, v.SeenAt = had.Add(12), s.Time()
 		case "interval_ms":
-			once, v.IntervalMS = had.add(13), s.whole()
+			once, v.IntervalMS = had.Add(13), s.Whole()
 		case "capacity":
-			once, v.Capacity = had.add(14), s.whole()
+			once, v.Capacity = had.Add(14), s.Whole()
 		case "load":
-			once, v.Load = had.add(15), s.load()
+			once, v.Load = had.Add(15), s.load()
 		case "location":
-			once, v.Location = had.add(16), s.location()
+			once, v.Location = had.Add(16), s.location()
 		case "replication":
-			once, v.Replication = had.add(17), s.replication(like.Replication)
+			once, v.Replication = had.Add(17), s.replication(like.Replication)
 		case "seq":
-			once, v.Seq = had.add(18), s.natural()
+			once, v.Seq = had.Add(18), s.Natural()
 		case "load_source":
-			once, v.LoadSource = had.add(22), s.keep(like.LoadSource)
+			once, v.LoadSource = had.Add(22), s.Keep(like.LoadSource)
 		case "drain_until":
-			once, v.DrainUntil = had.add(19), s.time()
+			once, v.DrainUntil = had.Add(19), s.Time()
 		case "region_role":
-			once, v.RegionRole = had.add(20), Role(s.keep(string(like.RegionRole)))
+			once, v.RegionRole = had.Add(20), Role(s.Keep(string(like.RegionRole)))
 		case "region_weight":
-			once, v.RegionWeight = had.add(21), s.weight(like.RegionWeight)
+			once, v.RegionWeight = had.Add(21), s.weight(like.RegionWeight)
 		default:
-			s.stop()
+			s.Stop()
 		}
 		if !once {
-			s.stop()
+			s.Stop()
 		}
 	}
 }
 
 // weight reads a weight; where it is the same as like, it is that one.
 func (s *scanner) weight(like *int) *int {
-	w := s.whole()
+	w := s.Whole()
 	if like != nil && *like == w {
 		return like
 	}
@@ -196,32 +201,32 @@ func (s *scanner) weight(like *int) *int {
 
 // load reads a Load.
 func (s *scanner) load() (l Load) {
-	var had fields
-	s.open()
-	for first := true; s.ok; first = false {
-		key, more := s.key(first)
+	var had wire.Fields
+	s.Open()
+	for first := true; s.OK(); first = false {
+		key, more := s.Key(first)
 		if !more {
 			break
 		}
 		once := true
 		switch string(key) {
 		case "sessions":
-			once, l.Sessions = had.add(0), s.whole()
+			once, l.Sessions = had.Add(0), s.Whole()
 		case "in_flight":
-			once, l.InFlight = had.add(1), s.whole()
+			once, l.InFlight = had.Add(1), s.Whole()
 		case "max_in_flight":
-			once, l.MaxInFlight = had.add(2), s.whole()
+			once, l.MaxInFlight = had.Add(2), s.Whole()
 		case "cpu":
-			once, l.CPU = had.add(3), s.float()
+			once, l.CPU = had.Add(3), s.Float()
 		case "p99_ms":
-			once, l.P99 = had.add(4), s.float()
+			once, l.P99 = had.Add(4), s.Float()
 		case "utilisation":
-			once, l.Utilisation = had.add(5), s.float()
+			once, l.Utilisation = had.Add(5), s.Float()
 		default:
-			s.unknown(key)
+			s.Ignore(key)
 		}
 		if !once {
-			s.stop()
+			s.Stop()
 		}
 	}
 	return l
@@ -229,24 +234,24 @@ func (s *scanner) load() (l Load) {
 
 // location reads a Location.
 func (s *scanner) location() (p Location) {
-	var had fields
-	s.open()
-	for first := true; s.ok; first = false {
-		key, more := s.key(first)
+	var had wire.Fields
+	s.Open()
+	for first := true; s.OK(); first = false {
+		key, more := s.Key(first)
 		if !more {
 			break
 		}
 		once := true
 		switch string(key) {
 		case "lat":
-			once, p.Lat = had.add(0), s.float()
+			once, p.Lat = had.Add(0), s.Float()
 		case "lon":
-			once, p.Lon = had.add(1), s.float()
+			once, p.Lon = had.Add(1), s.Float()
 		default:
-			s.unknown(key)
+			s.Ignore(key)
 		}
 		if !once {
-			s.stop()
+			s.Stop()
 		}
 	}
 	return p
@@ -255,34 +260,52 @@ func (s *scanner) location() (p Location) {
 // replication reads positions by region; where they are the same as like, they are that map,
 // which may be shared and is never changed.
 func (s *scanner) replication(like map[string]string) map[string]string {
-	from := s.at
+	from := s.At()
 	n, same := 0, true
 	var last []byte
-	s.open()
-	for ; s.ok; n++ {
-		key, more := s.key(n == 0)
+	s.Open()
+	for ; s.OK(); n++ {
+		key, more := s.Key(n == 0)
 		if !more {
 			break
 		}
 		if n > 0 && string(key) <= string(last) {
-			s.stop() // not in order: one may come twice
+			s.Stop() // not in order: one may come twice
 		}
 		last = key
 		was, had := like[string(key)]
-		same = string(s.text()) == was && had && same
+		same = string(s.Text()) == was && had && same
 	}
-	if !s.ok || same && n == len(like) && n > 0 {
+	if !s.OK() || same && n == len(like) && n > 0 {
 		return like
 	}
 	m := make(map[string]string, n)
-	s.at = from
-	s.open()
-	for first := true; s.ok; first = false {
-		key, more := s.key(first)
+	s.Back(from)
+	s.Open()
+	for first := true; s.OK(); first = false {
+		key, more := s.Key(first)
 		if !more {
 			break
 		}
-		m[string(key)] = string(s.text())
+		m[string(key)] = string(s.Text())
 	}
 	return m
+}
+
+// state reads a state that this build knows.
+func (s *scanner) state() State {
+	switch string(s.Text()) {
+	case string(StateUp):
+		return StateUp
+	case string(StateSuspect):
+		return StateSuspect
+	case string(StateDown):
+		return StateDown
+	case string(StateDraining):
+		return StateDraining
+	case string(StateLeft):
+		return StateLeft
+	}
+	s.Stop()
+	return ""
 }

@@ -88,6 +88,7 @@ func (s Subject) Filter() string { return s.join("*") }
 
 func (s Subject) join(empty string) string {
 	var b strings.Builder
+	b.Grow(MaxToken) // enough for most
 	b.WriteString(Prefix)
 	b.WriteString(string(s.Kind))
 	for _, t := range s.tokens() {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+
+	"github.com/berthhq/berth/events/wire"
 )
 
 // acks publishes and collects acknowledgements of the own domain. A subject that crosses regions is stored, and
@@ -24,7 +26,10 @@ type acks struct {
 	// mu guards the fields below: each ack that is waited for is in waiting until its Wait has ended.
 	mu      sync.Mutex
 	last    uint64
-	waiting map[string]chan pubAck
+	waiting map[uint64]chan pubAck
+
+	timers sync.Pool // of *time.Timer, all of them stopped
+	acks   sync.Pool // of *ack that are waited for no more, of messages that one stream alone stores
 }
 
 // pubAck is a stream's answer to a publish.
@@ -41,7 +46,7 @@ type pubAck struct {
 const ackBacklog = 64
 
 func newAcks(nc *nats.Conn, domain string) (*acks, error) {
-	a := &acks{nc: nc, domain: domain, prefix: nc.NewInbox() + ".", waiting: map[string]chan pubAck{}}
+	a := &acks{nc: nc, domain: domain, prefix: nc.NewInbox() + ".", waiting: map[uint64]chan pubAck{}}
 	sub, err := nc.Subscribe(a.prefix+"*", a.arrived)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to acknowledgements: %w", err)
@@ -54,25 +59,76 @@ func newAcks(nc *nats.Conn, domain string) (*acks, error) {
 
 // arrived hands an answer to the one who waits for it.
 func (a *acks) arrived(msg *nats.Msg) {
-	var ack pubAck
-	if len(msg.Data) == 0 {
-		ack.nobody = msg.Header.Get("Status") == "503"
-	} else if err := json.Unmarshal(msg.Data, &ack); err != nil {
-		ack = pubAck{Error: &natsjs.APIError{Description: "unreadable acknowledgement: " + err.Error()}}
+	number, err := strconv.ParseUint(strings.TrimPrefix(msg.Subject, a.prefix), 36, 64)
+	if err != nil {
+		return
 	}
+	ack := a.read(msg)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	select {
-	case a.waiting[strings.TrimPrefix(msg.Subject, a.prefix)] <- ack:
+	case a.waiting[number] <- ack:
 	default: // nobody waits any more
 	}
 }
 
+// read returns what an answer says.
+func (a *acks) read(msg *nats.Msg) (ack pubAck) {
+	switch {
+	case len(msg.Data) == 0:
+		ack.nobody = msg.Header.Get("Status") == "503"
+	case ack.scan(msg.Data, a.domain):
+	default:
+		if err := json.Unmarshal(msg.Data, &ack); err != nil {
+			ack = pubAck{Error: &natsjs.APIError{Description: "unreadable acknowledgement: " + err.Error()}}
+		}
+	}
+	return ack
+}
+
+// scan reads that a message was stored, and reports whether that is all that data says; ack is
+// empty if not. The domain is mostly the own.
+func (k *pubAck) scan(data []byte, own string) bool {
+	s := wire.Scan(data)
+	s.Object(func(key []byte) int {
+		switch string(key) {
+		case "stream":
+			k.Stream = s.Keep("")
+			return 0
+		case "seq":
+			k.Sequence = s.Natural()
+			return 1
+		case "domain":
+			k.Domain = s.Keep(own)
+			return 2
+		default:
+			return wire.Unknown
+		}
+	})
+	if !s.End() {
+		*k = pubAck{}
+		return false
+	}
+	return true
+}
+
+// release lets another message have the ack. The caller uses it no more.
+func (k *ack) release() {
+	if k.shared {
+		return
+	}
+	select {
+	case <-k.ch: // it came too late
+	default:
+	}
+	k.acks.acks.Put(k)
+}
+
 // ack is an acknowledgement to come.
 type ack struct {
-	acks  *acks
-	token string
-	ch    chan pubAck
+	acks   *acks
+	number uint64
+	ch     chan pubAck
 	// sent is when the message was handed to the connection.
 	sent time.Time
 	// shared says that other regions' streams may answer too.
@@ -81,17 +137,13 @@ type ack struct {
 
 // publish sends msg and returns what to wait on; each must be waited on.
 func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
-	answers := 1
-	if shared {
-		answers = ackBacklog
-	}
-	k := &ack{acks: a, ch: make(chan pubAck, answers), sent: time.Now(), shared: shared}
+	k := a.ack(shared)
 	a.mu.Lock()
 	a.last++
-	k.token = strconv.FormatUint(a.last, 36)
-	a.waiting[k.token] = k.ch
+	k.number = a.last
+	a.waiting[k.number] = k.ch
 	a.mu.Unlock()
-	msg.Reply = a.prefix + k.token
+	msg.Reply = a.prefix + strconv.FormatUint(k.number, 36)
 	if err := a.nc.PublishMsg(msg); err != nil {
 		k.forget()
 		return nil, fmt.Errorf("%w: publish on %s: %w", ErrUnavailable, msg.Subject, err)
@@ -99,19 +151,43 @@ func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
 	return k, nil
 }
 
+// ack returns one that nothing is published for yet.
+func (a *acks) ack(shared bool) *ack {
+	if shared {
+		return &ack{acks: a, ch: make(chan pubAck, ackBacklog), sent: time.Now(), shared: true}
+	}
+	k, ok := a.acks.Get().(*ack)
+	if !ok {
+		k = &ack{acks: a, ch: make(chan pubAck, 1)}
+	}
+	k.sent = time.Now()
+	return k
+}
+
+// forget ends the waiting: no answer comes any more.
 func (k *ack) forget() {
 	k.acks.mu.Lock()
 	defer k.acks.mu.Unlock()
-	delete(k.acks.waiting, k.token)
+	delete(k.acks.waiting, k.number)
 }
 
 // errNobody says that no stream had the subject: nothing was written, it may be tried again.
 var errNobody = errors.New("no stream answers")
 
 // wait returns the sequence at which the own domain stored the message. It fails with errNobody, with the stream's own
-// *natsjs.APIError, or, after ctx has ended, with ErrUnavailable.
-func (k *ack) wait(ctx context.Context) (uint64, error) {
+// *natsjs.APIError, or, after ctx has ended or the limit has passed, with ErrUnavailable.
+func (k *ack) wait(ctx context.Context, limit time.Duration) (uint64, error) {
 	defer k.forget()
+	timer, ok := k.acks.timers.Get().(*time.Timer)
+	if ok {
+		timer.Reset(limit)
+	} else {
+		timer = time.NewTimer(limit)
+	}
+	defer func() {
+		timer.Stop()
+		k.acks.timers.Put(timer)
+	}()
 	var refused error
 	for {
 		select {
@@ -129,10 +205,18 @@ func (k *ack) wait(ctx context.Context) (uint64, error) {
 				return 0, fmt.Errorf("stored by %s in domain %q instead of %q", got.Stream, got.Domain, k.acks.domain)
 			}
 		case <-ctx.Done():
-			if refused != nil {
-				return 0, refused
-			}
-			return 0, fmt.Errorf("%w: no acknowledgement: %w", ErrUnavailable, ctx.Err())
+			return 0, k.missed(ctx.Err(), refused)
+		case <-timer.C:
+			return 0, k.missed(context.DeadlineExceeded, refused)
 		}
 	}
+}
+
+// missed returns the fault of an acknowledgement that has not come, refused if somebody's was
+// no.
+func (*ack) missed(why, refused error) error {
+	if refused != nil {
+		return refused
+	}
+	return fmt.Errorf("%w: no acknowledgement: %w", ErrUnavailable, why)
 }

@@ -66,7 +66,8 @@ func (k *Copies) writeBeat(ctx context.Context) error {
 		key := sessions.BeatKey(s.jurisdiction)
 		ack, err := k.conn.acks.publish(&nats.Msg{Subject: bucketSubject(BucketSessions, key.String()), Header: putHeader(beatTTL), Data: data}, false)
 		if err == nil {
-			_, err = ack.wait(ctx)
+			_, err = ack.wait(ctx, beatEvery)
+			ack.release()
 		}
 		if err != nil {
 			return fmt.Errorf("write %s to %s: %w", key, BucketSessions, err)

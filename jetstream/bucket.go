@@ -169,16 +169,14 @@ func (b *Bucket) Put(ctx context.Context, key string, data []byte, revision uint
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("write %s to %s: %w: %w", key, b.name, ErrUnavailable, err)
 	}
-	w := Write{bucket: b, key: key, data: data, header: putHeader(ttl), revision: revision}
-	w.send()
-	return w.Wait(ctx)
+	return b.Begin(key, data, revision, ttl).Wait(ctx)
 }
 
 // Begin starts a Put and returns at once; Wait on the Write gives the result, and has to be called. Until then neither
 // data may be changed nor the key be written by the same caller.
 func (b *Bucket) Begin(key string, data []byte, revision uint64, ttl time.Duration) *Write {
-	w := &Write{bucket: b, key: key, data: data, header: putHeader(ttl), revision: revision}
-	w.send()
+	w := new(Write)
+	w.start(b, key, data, revision, ttl)
 	return w
 }
 
@@ -214,6 +212,12 @@ type Write struct {
 	err      error
 }
 
+// start begins a Put.
+func (w *Write) start(b *Bucket, key string, data []byte, revision uint64, ttl time.Duration) {
+	*w = Write{bucket: b, key: key, data: data, header: putHeader(ttl), revision: revision}
+	w.send()
+}
+
 func (w *Write) send() {
 	w.header[natsjs.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(w.revision, 10)}
 	msg := &nats.Msg{Subject: bucketSubject(w.bucket.name, w.key), Header: w.header, Data: w.data}
@@ -230,22 +234,23 @@ func (w *Write) Wait(ctx context.Context) (uint64, error) {
 }
 
 func (w *Write) wait(ctx context.Context) (uint64, error) {
-	ctx, cancel := within(ctx, requestTimeout)
-	defer cancel()
+	end := time.Now().Add(requestTimeout)
 	over := w.revision == 0 // over a marker, a key may be made again
 	for busy := 0; ; w.send() {
 		if w.err != nil {
 			return 0, w.err
 		}
-		revision, err := w.ack.wait(ctx)
+		revision, err := w.ack.wait(ctx, time.Until(end))
+		sent := w.ack.sent
+		w.ack.release()
 		if err == nil {
-			w.bucket.met(w.ack.sent)
+			w.bucket.met(sent)
 			return revision, nil
 		}
 		var api *natsjs.APIError
 		switch {
 		case errors.Is(err, errNobody):
-			if !sleep(ctx, nobodyWait) {
+			if time.Now().After(end) || !sleep(ctx, nobodyWait) {
 				return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 			}
 		case !errors.As(err, &api):
@@ -263,7 +268,7 @@ func (w *Write) wait(ctx context.Context) (uint64, error) {
 			}
 		default:
 			if api.ErrorCode == codeWrongSequence {
-				w.bucket.met(w.ack.sent)
+				w.bucket.met(sent)
 			}
 			return 0, refusal(api)
 		}

@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -175,8 +174,8 @@ const (
 const complainEvery = time.Minute
 
 // decode reads a copy. What cannot be used is counted, and told of.
-func (k *Copies) decode(origin string, key sessions.Key, data []byte) (rec sessions.Record, ok bool) {
-	err := json.Unmarshal(data, &rec)
+func (k *Copies) decode(origin string, key sessions.Key, data []byte) (sessions.Record, bool) {
+	rec, err := sessions.DecodeRecord(data)
 	reason := ""
 	switch {
 	case err != nil:
@@ -186,7 +185,7 @@ func (k *Copies) decode(origin string, key sessions.Key, data []byte) (rec sessi
 	case rec.Key() != key:
 		reason, err = skipMisplaced, fmt.Errorf("it is the record of %s", rec.Key())
 	default:
-		return rec, true
+		return *rec, true
 	}
 	k.metrics.skipped.WithLabelValues(origin, reason).Inc()
 	k.mu.Lock()
@@ -196,7 +195,7 @@ func (k *Copies) decode(origin string, key sessions.Key, data []byte) (rec sessi
 		k.log.LogAttrs(context.Background(), slog.LevelError, "copy of a session cannot be used and is skipped",
 			slog.String("origin", origin), slog.String("session", key.Session), slog.String("reason", reason), slog.String("error", err.Error()))
 	}
-	return rec, false
+	return sessions.Record{}, false
 }
 
 // parseCopySubject returns what the subject of a copy, or of a beat, says.

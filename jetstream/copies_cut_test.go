@@ -27,6 +27,7 @@ type follower struct {
 	gens map[string]uint64 // by region and session
 	back []string
 	gaps int
+	on   bool
 	stop func()
 }
 
@@ -35,7 +36,7 @@ func (s *site) follow() *follower {
 	f := &follower{gens: map[string]uint64{}}
 	ctx, cancel := context.WithCancel(s.t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.copies.Follow(ctx, f.note, f.gap) }()
+	go func() { ended <- s.copies.Follow(ctx, f.note, f.reading) }()
 	f.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -43,7 +44,7 @@ func (s *site) follow() *follower {
 		}
 	})
 	s.t.Cleanup(func() { f.stop() })
-	jetstreamtest.Eventually(s.t, soon, s.name+" follows", func() bool { return f.gapped() > 0 })
+	jetstreamtest.Eventually(s.t, soon, s.name+" follows", f.reads)
 	return f
 }
 
@@ -57,10 +58,20 @@ func (f *follower) note(k sessions.Key, region string, rec sessions.Record) {
 	f.gens[name] = rec.Gen
 }
 
-func (f *follower) gap() {
+func (f *follower) reading(on, missed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.gaps++
+	f.on = on
+	if missed {
+		f.gaps++
+	}
+}
+
+// reads reports whether what arrives is handed over.
+func (f *follower) reads() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.on
 }
 
 func (f *follower) gapped() int {
@@ -259,6 +270,7 @@ func TestFollowReadsOn(t *testing.T) {
 	for _, rec := range recs {
 		us.sees(soon, rec.Key(), sessions.Copy{Region: eu.name, Record: rec})
 	}
+	jetstreamtest.Eventually(t, soon, "the interruption is told", func() bool { return !here.reads() })
 	link.Heal()
 	here.heard(t, eu.name, recs)
 	if n := here.gapped(); n != 1 {
@@ -404,9 +416,14 @@ func TestEdgesChange(t *testing.T) {
 	if _, err := us.conn.JetStream().Stream(t.Context(), jetstream.StreamCopies); !errors.Is(err, natsjs.ErrStreamNotFound) {
 		t.Errorf("the stream of a region without edges: %v", err)
 	}
+	alone := us.follow()
+	if n := alone.gapped(); n > 0 {
+		t.Errorf("%d gaps were told where nothing can have been missed", n)
+	}
 	us.provision([]jetstream.Edge{{Region: ap.name}})
 	us.sees(soon, key("a"), sessions.Copy{Region: ap.name, Record: ofAP})
 	us.ready(soon)
+	jetstreamtest.Eventually(t, soon, "the new edge is followed", func() bool { return alone.gapped() > 0 })
 }
 
 // streamOf returns a region's stream of copies.

@@ -17,13 +17,15 @@ import (
 // Follow hands over copies as they arrive, until ctx ends, which is no error, or the connection is closed for good. It
 // survives reconnects, restarts of NATS and a stream that is made only later.
 //
-// gap is called whenever copies may have been missed, and once when the reading begins: what arrived before is to be read
-// by All, or by Copies as it is needed. Whatever arrives after that call is handed over; a copy may be handed over twice,
-// but never one that is older than another before it of the same key and region. Both functions are called by one
-// goroutine and must not block for long. Beats, marks of removal and copies that cannot be used are not handed over.
-func (k *Copies) Follow(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record), gap func()) error {
+// reading is called with on when the reading begins, or goes on: whatever arrives after that call is handed over. missed
+// says that copies before it may not have been: they are to be read by All, or by Copies as they are needed. Without on
+// it is called when the reading is interrupted, which may take 2.6 s to be noticed. A region without edges reads on, for it
+// has no copies. A copy may be handed over twice, but never one that is older than another before it of the same key and
+// region. Both functions are called by one goroutine and must not block for long. Beats, marks of removal and copies that
+// cannot be used are not handed over.
+func (k *Copies) Follow(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record), reading func(on, missed bool)) error {
 	f := &copyFeed{
-		conn: k.conn, filter: events.Copies(">"), begin: natsjs.DeliverNewPolicy, gap: gap,
+		conn: k.conn, filter: events.Copies(">"), begin: natsjs.DeliverNewPolicy, reading: reading,
 		each: func(msg *nats.Msg, _ *nats.MsgMetadata) { k.handOver(msg, fn) },
 	}
 	if err := k.conn.keepReading(ctx, slog.String("stream", StreamCopies), f.follow); err != nil {
@@ -60,8 +62,9 @@ type copyFeed struct {
 	filter string
 	begin  natsjs.DeliverPolicy
 	each   func(*nats.Msg, *nats.MsgMetadata)
-	// gap, if set, is told that something may have been missed.
-	gap func()
+	// reading, if set, is told what Follow says; on is what it was told last.
+	reading func(on, missed bool)
+	on      bool
 
 	// last is the last message that was handed over, at how the stream was then.
 	last uint64
@@ -78,6 +81,7 @@ const (
 func (f *copyFeed) follow(ctx context.Context, wake <-chan struct{}) (opened bool, err error) {
 	feed, missed, err := f.open(ctx)
 	if errors.Is(err, natsjs.ErrStreamNotFound) {
+		f.tell(true, false)
 		sleep(ctx, noEdgesWait)
 		return false, nil
 	}
@@ -91,9 +95,8 @@ func (f *copyFeed) follow(ctx context.Context, wake <-chan struct{}) (opened boo
 			feed.abandon()
 		}
 	}()
-	if missed && f.gap != nil {
-		f.gap()
-	}
+	f.tell(true, missed)
+	defer f.tell(false, false)
 	return true, feed.readOn(ctx, wake, copyHeartbeat, func(msg *nats.Msg) error {
 		meta, err := feed.take(msg)
 		if meta != nil {
@@ -102,6 +105,14 @@ func (f *copyFeed) follow(ctx context.Context, wake <-chan struct{}) (opened boo
 		}
 		return err
 	})
+}
+
+// tell says whether what arrives is handed over from now on, if that is new.
+func (f *copyFeed) tell(on, missed bool) {
+	if f.reading != nil && (on != f.on || missed) {
+		f.on = on
+		f.reading(on, missed)
+	}
 }
 
 // open begins to read, after the last message where the stream still is what it was. It reports whether something may have

@@ -90,12 +90,22 @@ func (c *Conn) PublishAsync(subject string, data []byte) (*Receipt, error) {
 	return &Receipt{ack: k, subject: subject}, nil
 }
 
+// Begin implements tokens.Beginner by PublishAsync.
+func (c *Conn) Begin(subject string, data []byte) (wait func(ctx context.Context) error, err error) {
+	r, err := c.PublishAsync(subject, data)
+	if err != nil {
+		return nil, err
+	}
+	return r.Wait, nil
+}
+
 // Wait returns nil once the event is stored in the own region, at once if no stream of this region holds its subject.
 func (r *Receipt) Wait(ctx context.Context) error {
 	if r.ack == nil {
 		return nil
 	}
-	_, err := r.ack.wait(ctx)
+	_, err := r.ack.wait(ctx, requestTimeout)
+	r.ack.release()
 	switch {
 	case err == nil:
 		return nil

@@ -2,7 +2,6 @@ package jetstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -12,8 +11,8 @@ import (
 )
 
 var (
-	_ sessions.Store = (*Records)(nil)
-	_ tokens.Ledger  = (*Records)(nil)
+	_ sessions.Beginner = (*Records)(nil)
+	_ tokens.Ledger     = (*Records)(nil)
 )
 
 // Records is the bucket berth_sessions: the sessions that the region owns. Reads go to the
@@ -25,12 +24,12 @@ func (c *Conn) Records() *Records { return &Records{bucket: c.Bucket(BucketSessi
 
 // Get implements sessions.Store.
 func (r *Records) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
-	var rec sessions.Record
 	v, err := r.bucket.Get(ctx, key.String())
 	if err != nil {
-		return rec, 0, recordFault(err)
+		return sessions.Record{}, 0, recordFault(err)
 	}
-	if rec, err = decodeRecord(key.String(), v.Data); err != nil {
+	rec, err := decodeRecord(key.String(), v.Data)
+	if err != nil {
 		return rec, 0, fmt.Errorf("%w: %w", sessions.ErrUnavailable, err)
 	}
 	return rec, sessions.Revision(v.Revision), nil
@@ -39,24 +38,43 @@ func (r *Records) Get(ctx context.Context, key sessions.Key) (sessions.Record, s
 // decodeRecord returns the record that a key holds. A value that is none is a fault, never a
 // record with nothing in it: whoever can make NATS answer to a subject of their choice could
 // put one in place of a revoked record.
-func decodeRecord(key string, data []byte) (rec sessions.Record, err error) {
-	if err := json.Unmarshal(data, &rec); err != nil {
-		return rec, fmt.Errorf("record of %s: %w", key, err)
+func decodeRecord(key string, data []byte) (sessions.Record, error) {
+	rec, err := sessions.DecodeRecord(data)
+	if err != nil {
+		return sessions.Record{}, fmt.Errorf("record of %s: %w", key, err)
 	}
 	if rec.Version < 1 || rec.Key().String() != key {
 		return sessions.Record{}, fmt.Errorf("record of %s: the value is of version %d and of %s", key, rec.Version, rec.Key())
 	}
-	return rec, nil
+	return *rec, nil
 }
 
 // Put implements sessions.Store.
 func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
-	data, err := json.Marshal(rec)
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("write %s: %w: %w", rec.Key(), sessions.ErrUnavailable, err)
+	}
+	data, err := rec.Append(nil)
 	if err != nil {
 		return 0, fmt.Errorf("encode record of %s: %w", rec.Key(), err)
 	}
+	return r.Begin(&rec, data, rev).Wait(ctx)
+}
+
+// Begin implements sessions.Beginner.
+func (r *Records) Begin(rec *sessions.Record, data []byte, rev sessions.Revision) sessions.Pending {
 	life := max(time.Second, time.Until(rec.ExpiresAt.Add(sessions.Keep)))
-	revision, err := r.bucket.Put(ctx, rec.Key().String(), data, uint64(rev), life)
+	w := new(recordWrite)
+	w.start(r.bucket, rec.Key().String(), data, uint64(rev), life)
+	return w
+}
+
+// recordWrite is a sessions.Pending.
+type recordWrite struct{ Write }
+
+// Wait implements sessions.Pending.
+func (w *recordWrite) Wait(ctx context.Context) (sessions.Revision, error) {
+	revision, err := w.Write.Wait(ctx)
 	if err != nil {
 		return 0, recordFault(err)
 	}

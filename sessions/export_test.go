@@ -36,3 +36,12 @@ func Undoing(fn func(moving Record, a Answer, op string, now time.Time) Record) 
 func Settling(fn func(moving Record, theirs *Record) (*Record, bool)) Rule {
 	return func(r *rules) { r.settle = fn }
 }
+
+// Known hands out a session from the owner's cache by its current token's place, as Take does
+// by the token, which tests have none of.
+func (o *Owner) Known(key Key, t Stamp) *Hold {
+	return o.Cache.take([]byte(key.Session), func(p *place) bool {
+		rec, err := DecodeRecord(p.data)
+		return err == nil && rec.Current() == t
+	})
+}

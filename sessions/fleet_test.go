@@ -33,6 +33,8 @@ type fleet struct {
 	regions  map[string]*site
 	ops      int
 	requests int
+	// copied counts the copies that have arrived anywhere.
+	copied int
 
 	newest sessions.Stamp
 	minted time.Time // when the client's newest token was
@@ -61,6 +63,7 @@ type site struct {
 	name   string
 	store  *memory
 	owner  *sessions.Owner
+	cache  *sessions.Cache
 	copies map[string]*copied
 	floor  events.Epoch
 	// unsettled says that the session is to be swept here.
@@ -71,6 +74,8 @@ type site struct {
 type copied struct {
 	rec sessions.Record
 	rev sessions.Revision
+	// at counts the copies that had arrived anywhere when this one had.
+	at int
 }
 
 // An errand is a request on its way to a region.
@@ -85,7 +90,7 @@ func newFleet(without fleetMutant, told bool) *fleet {
 		down: map[string]bool{}, gone: map[string]bool{}, ledger: newFleetLedger(),
 	}
 	for _, name := range regionNames {
-		s := &site{name: name, store: newMemory(), copies: map[string]*copied{}}
+		s := &site{name: name, store: newMemory(), cache: sessions.NewCache(100), copies: map[string]*copied{}}
 		s.owner = f.newOwner(s)
 		s.store.wrote = func(prev *sessions.Record, rec sessions.Record) { f.wrote(s, prev, rec) }
 		f.regions[name] = s
@@ -108,7 +113,7 @@ func newFleet(without fleetMutant, told bool) *fleet {
 
 func (f *fleet) newOwner(s *site) *sessions.Owner {
 	o, err := sessions.NewOwner(sessions.Config{
-		Region: s.name, Store: s.store, Now: func() time.Time { return f.now }, NewOp: func() string {
+		Region: s.name, Store: s.store, Cache: s.cache, Now: func() time.Time { return f.now }, NewOp: func() string {
 			f.ops++
 			return s.name + strconv.Itoa(f.ops)
 		},
@@ -148,7 +153,10 @@ type arrivals struct {
 	s *site
 }
 
-func (a arrivals) Copies(context.Context, sessions.Key) ([]sessions.Copy, error) {
+func (a arrivals) Copies(ctx context.Context, _ sessions.Key) ([]sessions.Copy, error) {
+	if p := processOf(ctx); p != nil {
+		p.seen = a.f.copied
+	}
 	var list []sessions.Copy
 	for _, name := range regionNames {
 		if c := a.s.copies[name]; c != nil && !a.f.without.noCopies && (!a.f.without.oneWay || name == "eu") {
@@ -171,7 +179,11 @@ func (f *fleet) copy(from, to string) bool {
 	if had != nil && had.rev >= last.rev {
 		return false
 	}
-	f.regions[to].copies[from] = &copied{last.rec, last.rev}
+	f.copied++
+	f.regions[to].copies[from] = &copied{last.rec, last.rev, f.copied}
+	if !f.without.noForgetting {
+		f.regions[to].cache.Forget(key)
+	}
 	f.regions[to].unsettled = true
 	f.say("%s has a copy of %s: %s %s", to, from, last.rec.State, last.rec.Current())
 	return true
@@ -297,8 +309,21 @@ func (f *fleet) pause(ctx context.Context, rec *sessions.Record) fault {
 	}
 	if rec == nil {
 		p.judged = f.elapsed
+	} else if rec.State == sessions.StateActive {
+		f.unfolded(rec, p)
 	}
 	return fault
+}
+
+// unfolded notes that a region goes on with a session against a copy which had arrived there before
+// the token was judged (V14).
+func (f *fleet) unfolded(rec *sessions.Record, p *process) {
+	for from, c := range f.regions[rec.Epoch.Region].copies {
+		outranks := (c.rec.State == sessions.StateActive || c.rec.State == sessions.StateMoved) && c.rec.Epoch.Compare(rec.Epoch) > 0
+		if (outranks || c.rec.State == sessions.StateRevoked) && c.at <= p.seen {
+			f.ledger.unfolded = broken("V14", "%s is written, and the copy of %s was %s at %s", rec.Current(), from, c.rec.State, c.rec.Current())
+		}
+	}
 }
 
 // run goes on with a process to its next stop, with a fault there.

@@ -53,6 +53,8 @@ type fleetLedger struct {
 	// stolen says that a thief has presented a token, cut that two regions were ever cut off from
 	// one another, tail that a store has lost writes, ended that a logout was acknowledged.
 	stolen, cut, tail, ended bool
+	// unfolded is the last judgement that left out a copy.
+	unfolded error
 
 	checkedWrites, checkedAnswers, checkedYields, checkedTakeovers int
 	mints                                                          map[sessions.Stamp]fleetMint
@@ -98,6 +100,9 @@ func (l *fleetLedger) check() error {
 		case t.blind && t.age >= youngFor:
 			return broken("V16", "%s took a session from %s without a copy, by a token that is %s old", t.at, t.of, t.age)
 		}
+	}
+	if l.unfolded != nil {
+		return l.unfolded
 	}
 	for ; l.checkedYields < len(l.yields); l.checkedYields++ {
 		if y := &l.yields[l.checkedYields]; y.Conflict && !l.cut && !l.tail {

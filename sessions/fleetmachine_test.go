@@ -88,9 +88,9 @@ type fleetMutant struct {
 	rules      []sessions.Rule
 	// noCopies hides copies from the owners, noWitness asks no third region, anyToken takes over
 	// without a copy by any token, oneWay lets copies flow from eu only, lastWins has the client
-	// store whatever came last. tails lets a store lose its tail.
-	tails                                                                bool
-	noDeadline, noFloor, noCopies, noWitness, anyToken, oneWay, lastWins bool
+	// store whatever came last, noForgetting leaves what is remembered when a copy arrives. tails lets a store lose its tail.
+	tails                                                                              bool
+	noDeadline, noFloor, noCopies, noWitness, anyToken, oneWay, lastWins, noForgetting bool
 }
 
 var fleetServers = []string{"ap-a", "ap-b", "eu-a", "eu-b", "us-a", "us-b"}
@@ -316,6 +316,8 @@ func (f *fleet) perish(region string) {
 		return
 	}
 	f.gone[region], f.ledger.cut = true, true
+	f.regions[region].cache.Suspend()
+	f.regions[region].cache.Resume()
 	f.say("%s dies", region)
 	for _, p := range slices.Clone(f.procs) {
 		if strings.Contains(p.title, region) {

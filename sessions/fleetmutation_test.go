@@ -61,6 +61,7 @@ var fleetMutants = []fleetMutant{
 	{rule: "V9", name: "generations alone are compared", rules: []sessions.Rule{sessions.Judging(byGeneration)}},
 	{rule: "V13", name: "the client stores what came last", lastWins: true},
 	{rule: "V14", name: "copies are not folded", noCopies: true},
+	{rule: "V14", name: "a copy that arrives leaves what is remembered", noForgetting: true},
 	{rule: "V15", name: "no other region is asked before a takeover", noWitness: true},
 	{rule: "V16", name: "any token will do for a takeover without a copy", anyToken: true},
 }

@@ -39,6 +39,9 @@ func (f *fleet) serve(ctx context.Context, at string, r request, passed int) (se
 	if f.without.noDeadline {
 		ask.Deadline = time.Time{}
 	}
+	if ask.Held = s.owner.Known(key, r.token); ask.Held != nil {
+		p.judged, p.seen = f.elapsed, f.copied
+	}
 	d := fleetDecider{f, p, s}
 	out, err := s.owner.Refresh(ctx, ask, d)
 	if err != nil || out.Judgement.Verdict != sessions.Elsewhere {
@@ -155,6 +158,6 @@ func (d fleetDecider) Stay(rec sessions.Record) sessions.Answer {
 
 // Sign implements sessions.Stayer: the hash tells two tokens of one place apart.
 func (d fleetDecider) Sign(rec *sessions.Record) error {
-	rec.Hash = rec.Current().String() + " " + rec.Op
+	rec.Hash = sessions.HashToken(rec.Current().String() + " " + rec.Op)
 	return nil
 }

@@ -176,7 +176,8 @@ func (c call) on(ctx context.Context, o *sessions.Owner) came {
 		_, _, err := o.Revoke(ctx, key, sessions.Record{})
 		return came{unknown: err != nil}
 	}
-	out, err := o.Refresh(ctx, sessions.Request{Key: key, Token: at(1, c.gen)}, calmDecider{})
+	token := at(1, c.gen)
+	out, err := o.Refresh(ctx, sessions.Request{Key: key, Token: token, Held: o.Known(key, token)}, calmDecider{})
 	switch v := out.Judgement.Verdict; {
 	case err != nil:
 		return came{unknown: true}
@@ -222,6 +223,6 @@ func (calmDecider) Answer(_ context.Context, rec sessions.Record, _ sessions.Jud
 func (calmDecider) Stay(rec sessions.Record) sessions.Answer { return rec.Answer }
 
 func (calmDecider) Sign(rec *sessions.Record) error {
-	rec.Hash = rec.Current().String() + " " + rec.Op
+	rec.Hash = sessions.HashToken(rec.Current().String() + " " + rec.Op)
 	return nil
 }

@@ -43,6 +43,19 @@ type Store interface {
 	Put(ctx context.Context, rec Record, rev Revision) (Revision, error)
 }
 
+// Beginner is a Store whose writes go on while their caller does something else. Begin is a Put
+// of a record that is encoded already, as by Record.Append, and returns at once; what Put would
+// return, Wait does, and it has to be called. Until then data is not changed, nor kept afterwards.
+type Beginner interface {
+	Store
+	Begin(rec *Record, data []byte, rev Revision) Pending
+}
+
+// Pending is a write under way.
+type Pending interface {
+	Wait(ctx context.Context) (Revision, error)
+}
+
 // Owner changes the sessions of one region.
 type Owner struct {
 	Config
@@ -64,6 +77,9 @@ type Config struct {
 	// Region is the region whose sessions these are.
 	Region string
 	Store  Store
+	// Cache remembers what was written. nil: every refresh reads the store, and the copies. Where
+	// there are Copies, who learns of one has to tell Cache.Forget of it.
+	Cache *Cache
 	// Now tells the time, NewOp a fresh name for a write.
 	Now   func() time.Time
 	NewOp func() string
@@ -149,17 +165,29 @@ func (o *Owner) read(ctx context.Context, key Key) (*Record, Revision, error) {
 	return &rec, rev, nil
 }
 
-// write puts the record unless the deadline has passed, which is asked again right here
+// write puts a record, as rewrite does, and has what is remembered of its session forgotten.
+func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time) (Revision, error) {
+	o.Cache.Forget(rec.Key())
+	return o.rewrite(ctx, &rec, rev, deadline, nil, nil)
+}
+
+// rewrite puts the record unless the deadline has passed, which is asked again right here
 // (V3), and returns its revision. An unknown outcome is resolved by reading once more: if the
 // record's op is ours the write was done; if not, the caller judges again, for op settles only
-// the last write. (The writes of one handover share an op and differ in state.)
-func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time) (Revision, error) {
+// the last write. (The writes of one handover share an op and differ in state.) What is held is
+// remembered only after a plain success.
+func (o *Owner) rewrite(ctx context.Context, rec *Record, rev Revision, deadline time.Time, held *Hold, d Stayer) (Revision, error) {
 	if o.late(deadline) {
 		return 0, ErrDeadline
 	}
-	next, err := o.Store.Put(ctx, rec, rev)
-	if err == nil || errors.Is(err, ErrConflict) {
-		return next, err
+	next, err := o.put(ctx, rec, rev, held, d)
+	if err == nil {
+		held.keep(rec, next)
+		return next, nil
+	}
+	held.Release()
+	if errors.Is(err, ErrConflict) {
+		return 0, err
 	}
 	seen, next, readErr := o.Store.Get(ctx, rec.Key())
 	switch {
@@ -170,6 +198,26 @@ func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline ti
 	default:
 		return 0, fmt.Errorf("write session %s: %w", rec.Key(), err)
 	}
+}
+
+// put writes the record while the decider, if it has something to do besides, does that.
+func (o *Owner) put(ctx context.Context, rec *Record, rev Revision, held *Hold, d Stayer) (Revision, error) {
+	busy, ok := d.(Busier)
+	if !ok {
+		return o.Store.Put(ctx, *rec, rev)
+	}
+	store, ok := o.Store.(Beginner)
+	if !ok {
+		busy.Meanwhile(rec)
+		return o.Store.Put(ctx, *rec, rev)
+	}
+	data, err := held.encode(rec)
+	if err != nil {
+		return 0, fmt.Errorf("encode session %s: %w", rec.Key(), err)
+	}
+	pending := store.Begin(rec, data, rev)
+	busy.Meanwhile(rec)
+	return pending.Wait(ctx)
 }
 
 // situation is a session as a region knows it: its own record with the copies folded in, and
@@ -227,7 +275,9 @@ func (o *Owner) Locate(ctx context.Context, key Key, t Stamp) (region string, re
 
 // Create writes a session's first record. Its errors are those of Store.Put.
 func (o *Owner) Create(ctx context.Context, rec Record) error {
-	if _, err := o.write(ctx, rec, 0, time.Time{}); err != nil {
+	held := o.Cache.hold(rec.Key())
+	defer held.Release()
+	if _, err := o.rewrite(ctx, &rec, 0, time.Time{}, held, nil); err != nil {
 		return fmt.Errorf("create session %s: %w", rec.Key(), err)
 	}
 	return nil
@@ -237,6 +287,7 @@ func (o *Owner) Create(ctx context.Context, rec Record) error {
 // that the store has lost gets a revoked record from rebuilt, so that its tokens stay refused;
 // one already revoked is left as it is. It returns only after a durable write (V8).
 func (o *Owner) Revoke(ctx context.Context, key Key, rebuilt Record) (revoked Record, ended bool, err error) {
+	o.Cache.Forget(key)
 	err = retry(ctx, func() error {
 		rec, rev, err := o.read(ctx, key)
 		if err != nil {

@@ -23,6 +23,8 @@ type Request struct {
 	Floor events.Epoch
 	// Rebuilt is the record that the token's claims alone give, for a store that lost it.
 	Rebuilt Record
+	// Held is what the cache handed out for the token. nil: the store is read.
+	Held *Hold
 }
 
 // Decider gives what the owner cannot decide itself. It is asked again, with the newer
@@ -46,6 +48,13 @@ type Stayer interface {
 	Sign(rec *Record) error
 }
 
+// Busier is a Decider with work that it can do while a record is being written, before that is
+// known to have succeeded.
+type Busier interface {
+	Decider
+	Meanwhile(rec *Record)
+}
+
 // Outcome is what a refresh came to.
 type Outcome struct {
 	Judgement Judgement
@@ -65,6 +74,10 @@ type Outcome struct {
 // ErrFloor, ErrStranded, or the decider's.
 func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
 	var out Outcome
+	if req.Held == nil {
+		req.Held = o.Cache.hold(req.Key)
+	}
+	defer req.Held.Release()
 	err := retry(ctx, func() (err error) {
 		out, err = o.refresh(ctx, req, d)
 		return err
@@ -76,6 +89,9 @@ func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 }
 
 func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
+	if out, known, err := o.refreshKnown(ctx, req, d); known || err != nil {
+		return out, err
+	}
 	s, err := o.situate(ctx, req.Key)
 	if err != nil {
 		return Outcome{}, err
@@ -101,7 +117,8 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 	}
 	j := o.judge(rec, req.Token, o.Region, o.Now())
 	if rec == nil {
-		rec = &req.Rebuilt
+		lost := req.Rebuilt // or every request would be on the heap
+		rec = &lost
 	}
 	switch j.Verdict {
 	case Rotate, Replay, Supersede:
@@ -114,6 +131,24 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 	default:
 		return Outcome{Judgement: j, Record: *rec}, nil
 	}
+}
+
+// refreshKnown redeems the token of a record that is remembered, and reports whether there was
+// one. Only a rotation is done by it: whatever else is to be said of a token, the store says.
+func (o *Owner) refreshKnown(ctx context.Context, req Request, d Decider) (out Outcome, known bool, err error) {
+	rec, rev, known := req.Held.take()
+	switch {
+	case !known, rec.State != StateActive, rec.Epoch.Region != o.Region:
+		return Outcome{}, false, nil
+	case o.late(req.Deadline):
+		return Outcome{}, false, ErrDeadline
+	}
+	j := o.judge(rec, req.Token, o.Region, o.Now())
+	if j.Verdict != Rotate {
+		return Outcome{}, false, nil
+	}
+	out, err = o.redeem(ctx, req, d, *rec, rev, j)
+	return out, true, err
 }
 
 // refuse returns the outcome of a token that is not judged here.
@@ -159,7 +194,7 @@ func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, 
 	if err := d.Sign(&next); err != nil {
 		return Outcome{}, fmt.Errorf("sign tokens: %w", err)
 	}
-	if _, err := o.write(ctx, next, rev, req.Deadline); err != nil {
+	if _, err := o.rewrite(ctx, &next, rev, req.Deadline, req.Held, d); err != nil {
 		return Outcome{}, err
 	}
 	return Outcome{Judgement: j, Record: next, Written: true}, nil
@@ -179,7 +214,7 @@ func (o *Owner) replay(ctx context.Context, req Request, rec Record, rev Revisio
 	}
 	rec = rec.Claim(true, o.Now())
 	rec.Op = o.NewOp()
-	if _, err := o.write(ctx, rec, rev, req.Deadline); err != nil {
+	if _, err := o.rewrite(ctx, &rec, rev, req.Deadline, req.Held, nil); err != nil {
 		return Outcome{}, err
 	}
 	return Outcome{Judgement: j, Record: rec}, nil

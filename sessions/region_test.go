@@ -159,7 +159,7 @@ func newWorld(without mutant, told bool) *world {
 }
 
 func newOwner(store sessions.Store, now func() time.Time, op func() string) *sessions.Owner {
-	o, err := sessions.NewOwner(sessions.Config{Region: region, Store: store, Now: now, NewOp: op})
+	o, err := sessions.NewOwner(sessions.Config{Region: region, Store: store, Cache: sessions.NewCache(100), Now: now, NewOp: op})
 	if err != nil {
 		panic(err) // every field is given
 	}
@@ -320,6 +320,7 @@ func (w *world) accept(r request, owner int, floor events.Epoch) {
 	if r.from == thief && !r.deadline.Before(w.now) {
 		w.ledger.stolen = true
 	}
+	ask.Held = w.owners[owner].Known(key, r.token)
 	w.start(p, func(ctx context.Context) {
 		p.outcome, p.err = w.owners[owner].Refresh(ctx, ask, decider{w, p})
 	})
@@ -401,6 +402,6 @@ func (d decider) Stay(rec sessions.Record) sessions.Answer { return rec.Answer }
 // Sign implements sessions.Decider: the hash tells two tokens of one place apart.
 func (d decider) Sign(rec *sessions.Record) error {
 	d.p.made = d.w.elapsed
-	rec.Hash = rec.Current().String() + " " + rec.Op
+	rec.Hash = sessions.HashToken(rec.Current().String() + " " + rec.Op)
 	return nil
 }

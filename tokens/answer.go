@@ -84,12 +84,8 @@ func (s *Service) fallbacks(view *registry.View, server events.Server, session s
 	return list
 }
 
-// reply signs the access token and tells the client of the record's answer.
-func (s *Service) reply(rec *sessions.Record, refresh string, now time.Time) (api.TokensReply, error) {
-	access, err := s.mint.access(rec, s.public)
-	if err != nil {
-		return api.TokensReply{}, unavailable("the tokens could not be signed", err)
-	}
+// reply tells the client of the record's answer.
+func reply(rec *sessions.Record, access, refresh string, now time.Time) api.TokensReply {
 	a := &rec.Answer
 	r := api.TokensReply{
 		AccessToken: access, TokenType: "Bearer", ExpiresIn: secondsUntil(a.AccessExp, now),
@@ -107,7 +103,7 @@ func (s *Service) reply(rec *sessions.Record, refresh string, now time.Time) (ap
 			SyncedWithinSeconds: int(api.SyncedWithin.Seconds()),
 		}
 	}
-	return r, nil
+	return r
 }
 
 // secondsUntil returns the whole seconds from now to t, at least 0.

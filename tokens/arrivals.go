@@ -10,7 +10,8 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-// followCopies folds those arriving copies at once for which nobody may ask soon: a session that
+// followCopies has whatever a copy says of a session forgotten that is remembered, before anything
+// else; while it may hear of copies too late, none is remembered. It folds those arriving copies at once for which nobody may ask soon: a session that
 // was taken from this region, whose old server has to hear of it; one that was handed over to it;
 // one that was revoked elsewhere.
 func (s *Service) followCopies(ctx context.Context) error {
@@ -19,8 +20,20 @@ func (s *Service) followCopies(ctx context.Context) error {
 	}
 	missed := make(chan struct{}, 1)
 	arrived := func(key sessions.Key, _ string, rec sessions.Record) {
+		s.cache.Forget(key)
 		if s.concerns(rec) {
 			s.sweeper.add(key)
+		}
+	}
+	reading := func(on, gap bool) {
+		if !on || gap {
+			s.cache.Suspend()
+		}
+		if on {
+			s.cache.Resume()
+		}
+		if gap {
+			notify(missed)
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -39,7 +52,8 @@ func (s *Service) followCopies(ctx context.Context) error {
 		}
 	})
 	g.Go(func() error {
-		if err := s.cfg.Arrivals.Follow(ctx, arrived, func() { notify(missed) }); err != nil && ctx.Err() == nil {
+		defer s.cache.Suspend()
+		if err := s.cfg.Arrivals.Follow(ctx, arrived, reading); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("follow copies: %w", err)
 		}
 		return nil

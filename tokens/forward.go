@@ -7,18 +7,42 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/tokens/api"
 )
 
-// message is a request or reply as it travels over NATS.
+// message is a reply, as HTTP or as it travels over NATS.
 type message struct {
 	status int
 	header http.Header
-	body   []byte
+	// kind is the content type, where header does not say it.
+	kind string
+	body []byte
+	// room is what body was written into; write puts it back. nil: it is body's alone.
+	room *room
 }
+
+// room is a buffer that is used again. The zero value is one without a home.
+type room struct {
+	bytes []byte
+	home  *sync.Pool
+}
+
+// roomFrom returns an empty one.
+func roomFrom(home *sync.Pool) *room {
+	r, ok := home.Get().(*room)
+	if !ok {
+		return &room{home: home}
+	}
+	r.bytes = r.bytes[:0]
+	return r
+}
+
+// back gives it up.
+func (r *room) back() { r.home.Put(r) }
 
 // forward passes a request about a session on to the region that owns it, and returns that
 // region's answer as it is. The deadline and the hops travel along; after api.MaxHops the
@@ -120,13 +144,15 @@ func (s *Service) callOf(r *http.Request, now time.Time) call {
 			c.address = address
 		}
 	}
-	if internal || s.cfg.TrustLocation {
-		if at, err := events.ParseLocation(r.Header.Get(headerLocation)); err == nil {
+	if location := r.Header.Get(headerLocation); location != "" && (internal || s.cfg.TrustLocation) {
+		if at, err := events.ParseLocation(location); err == nil {
 			c.location = &at
 		}
 	}
-	if at, err := time.Parse(time.RFC3339Nano, r.Header.Get(api.HeaderDeadline)); err == nil && at.Before(c.deadline) {
-		c.deadline = at
+	if deadline := r.Header.Get(api.HeaderDeadline); deadline != "" {
+		if at, err := time.Parse(time.RFC3339Nano, deadline); err == nil && at.Before(c.deadline) {
+			c.deadline = at
+		}
 	}
 	return c
 }

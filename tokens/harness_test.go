@@ -32,7 +32,7 @@ const (
 
 // fleet is one region's token services over one NATS, and the servers that they know.
 type fleet struct {
-	t    *testing.T
+	t    testing.TB
 	conn *jetstream.Conn
 	keys *tokens.Keyring
 	view atomic.Pointer[registry.View]
@@ -40,7 +40,7 @@ type fleet struct {
 }
 
 // newFleet makes a region with servers a and b, whose health URLs are alive until closed.
-func newFleet(t *testing.T, conn *jetstream.Conn, servers ...events.Server) *fleet {
+func newFleet(t testing.TB, conn *jetstream.Conn, servers ...events.Server) *fleet {
 	t.Helper()
 	f := &fleet{t: t, conn: conn, keys: keyring(t, newKey(t))}
 	f.set(servers...)
@@ -58,7 +58,7 @@ func (f *fleet) set(servers ...events.Server) {
 	f.view.Store(registry.NewView(servers, seqs, &f.now, time.Unix(0, f.now.Load())))
 }
 
-func newKey(t *testing.T) ed25519.PrivateKey {
+func newKey(t testing.TB) ed25519.PrivateKey {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -67,7 +67,7 @@ func newKey(t *testing.T) ed25519.PrivateKey {
 	return key
 }
 
-func keyring(t *testing.T, keys ...ed25519.PrivateKey) *tokens.Keyring {
+func keyring(t testing.TB, keys ...ed25519.PrivateKey) *tokens.Keyring {
 	t.Helper()
 	k, err := tokens.NewKeyring(dublin, keys...)
 	if err != nil {
@@ -114,7 +114,7 @@ func (f *fleet) service(change ...func(*tokens.Config)) *tokens.Service {
 }
 
 // post sends a request to a service's handler, as HTTP would.
-func post(t *testing.T, s *tokens.Service, path string, in any) (int, []byte, http.Header) {
+func post(t testing.TB, s *tokens.Service, path string, in any) (int, []byte, http.Header) {
 	t.Helper()
 	data, ok := in.(string)
 	if !ok {
@@ -131,13 +131,13 @@ func post(t *testing.T, s *tokens.Service, path string, in any) (int, []byte, ht
 }
 
 // login starts a session.
-func login(t *testing.T, s *tokens.Service) api.TokensReply {
+func login(t testing.TB, s *tokens.Service) api.TokensReply {
 	t.Helper()
 	return granted(t, s, "/v1/login", api.LoginRequest{Username: "ada", Password: "ada-dev"})
 }
 
 // granted sends a request that has to give tokens.
-func granted(t *testing.T, s *tokens.Service, path string, in any) api.TokensReply {
+func granted(t testing.TB, s *tokens.Service, path string, in any) api.TokensReply {
 	t.Helper()
 	status, body, _ := post(t, s, path, in)
 	if status != http.StatusOK {

@@ -5,15 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
-	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -27,13 +27,11 @@ const (
 // Handler serves every token path.
 func (s *Service) Handler() http.Handler { return s.handler }
 
-// OpenAPI returns the description of /v1 as YAML, made from the very operations that a
-// service registers.
-func OpenAPI() ([]byte, error) { return new(Service).v1(http.NewServeMux()).OpenAPI().YAML() }
-
 func (s *Service) routes() http.Handler {
 	mux := http.NewServeMux()
-	s.v1(mux)
+	for _, o := range s.operations() {
+		mux.HandleFunc(o.method+" "+o.path, o.serve)
+	}
 	s.oauth(mux)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -45,9 +43,10 @@ func (s *Service) routes() http.Handler {
 // guard sets what every answer carries, nothing of a token service may be cached or
 // sniffed, and bounds what every request may send.
 func guard(next http.Handler) http.Handler {
+	noStore, noSniff := []string{"no-store"}, []string{"nosniff"}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
+		h := w.Header()
+		h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 		if r.ContentLength > api.MaxBody {
 			if m := problem(tooLarge()); strings.HasPrefix(r.URL.Path, "/oauth/") {
 				writeOAuth(w, m)
@@ -56,7 +55,9 @@ func guard(next http.Handler) http.Handler {
 			}
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, api.MaxBody)
+		if r.ContentLength < 0 { // net/http holds others to their length
+			r.Body = http.MaxBytesReader(w, r.Body, api.MaxBody)
+		}
 		next.ServeHTTP(w, r)
 	})
 }
@@ -65,128 +66,82 @@ func tooLarge() *api.Error {
 	return &api.Error{Code: api.CodeTooLarge, Detail: fmt.Sprintf("a body may have %d bytes", api.MaxBody)}
 }
 
-// v1 registers the /v1 operations.
-func (s *Service) v1(mux *http.ServeMux) huma.API {
-	config := huma.DefaultConfig("berth token service", "v1")
-	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
-	config.AllowAdditionalPropertiesByDefault = true // what a newer client sends besides is ignored
-	config.CreateHooks = nil                         // no $schema links: the paths may stand under a prefix
-	config.Transformers = []huma.Transformer{ownProblem}
-	a := humago.New(mux, config)
-	serve[api.LoginRequest, api.TokensReply](s, a, "login", http.MethodPost, "/v1/login", "Start a session", s.serveLogin)
-	serve[api.RefreshRequest, api.TokensReply](s, a, "refresh", http.MethodPost, "/v1/refresh", "Redeem a refresh token: stay or move", s.serveRefresh)
-	serve[api.LogoutRequest, none](s, a, "logout", http.MethodPost, "/v1/logout", "End a session", s.serveLogout)
-	serve[none, api.ClosestReply](s, a, "closestToMe", http.MethodGet, "/v1/closestToMe", "The servers nearest to the client", s.serveClosest)
-	serve[none, api.ServersReply](s, a, "servers", http.MethodGet, "/v1/servers", "The region's active servers", s.serveServers)
-	return a
+// operation is one path of /v1: how it is served, and how it is described.
+type operation struct {
+	id, method, path, summary string
+	serve                     http.HandlerFunc
+	describe                  func(huma.API)
+}
+
+// operations lists the /v1 operations.
+func (s *Service) operations() []operation {
+	return []operation{
+		serve[api.TokensReply](operation{id: "login", method: http.MethodPost, path: "/v1/login", summary: "Start a session"}, s, s.serveLogin),
+		serve[api.TokensReply](operation{id: "refresh", method: http.MethodPost, path: "/v1/refresh", summary: "Redeem a refresh token: stay or move"}, s, s.serveRefresh),
+		serve[none](operation{id: "logout", method: http.MethodPost, path: "/v1/logout", summary: "End a session"}, s, s.serveLogout),
+		serve[api.ClosestReply](operation{id: "closestToMe", method: http.MethodGet, path: "/v1/closestToMe", summary: "The servers nearest to the client"}, s, s.serveClosest),
+		serve[api.ServersReply](operation{id: "servers", method: http.MethodGet, path: "/v1/servers", summary: "The region's active servers"}, s, s.serveServers),
+	}
 }
 
 // none is the body of requests and replies that have none.
 type none struct{}
 
-// ownProblem replaces the errors that huma itself makes (a body too large or unreadable) by
-// ours.
-func ownProblem(_ huma.Context, _ string, v any) (any, error) {
-	e, ok := v.(*huma.ErrorModel)
-	if !ok {
-		return v, nil
+// serve completes an operation: a body of type In, a reply of type Out, every error a problem
+// document.
+func serve[Out, In any](o operation, s *Service, fn func(context.Context, call, *http.Request, In) (message, error)) operation {
+	run := func(ctx context.Context, c call, r *http.Request) (message, error) {
+		var in In
+		if o.method != http.MethodGet {
+			room := roomFrom(&s.rooms)
+			err := room.read(r)
+			if err == nil {
+				in, err = decode[In](room.bytes)
+			}
+			room.back() // what was decoded is a copy
+			if err != nil {
+				return message{}, err
+			}
+		}
+		return fn(ctx, c, r, in)
 	}
-	code := api.CodeInvalidRequest
-	if e.Status == http.StatusRequestEntityTooLarge {
-		code = api.CodeTooLarge
-	}
-	return api.Problem{Title: code.Title(), Status: e.Status, Detail: e.Detail, Code: string(code)}, nil
-}
-
-// input is a request as huma hands it over: the bare body, decoded by us so that every
-// fault has a code of ours.
-type input struct {
-	RawBody []byte
-	request *http.Request
-}
-
-// getInput is a request without a body.
-type getInput struct{ request *http.Request }
-
-// Resolve implements huma.Resolver.
-func (in *input) Resolve(ctx huma.Context) []error {
-	in.request, _ = humago.Unwrap(ctx)
-	return nil
-}
-
-// Resolve implements huma.Resolver.
-func (in *getInput) Resolve(ctx huma.Context) []error {
-	in.request, _ = humago.Unwrap(ctx)
-	return nil
-}
-
-// output is a finished reply.
-type output struct {
-	Status      int
-	ContentType string `header:"Content-Type"`
-	RetryAfter  string `header:"Retry-After"`
-	ETag        string `header:"ETag"`
-	Challenge   string `header:"WWW-Authenticate"`
-	Body        []byte
-}
-
-// serve registers one operation: a body of type In, a reply of type Out, every error a
-// problem document.
-func serve[In, Out any](s *Service, a huma.API, id, method, path, summary string,
-	fn func(context.Context, call, *http.Request, In) (message, error),
-) {
-	op := huma.Operation{
-		OperationID: id, Method: method, Path: path, Summary: summary,
-		MaxBodyBytes: api.MaxBody, SkipValidateBody: true, Responses: responses[Out](a),
-	}
-	run := func(ctx context.Context, r *http.Request, body []byte) *output {
+	o.serve = func(w http.ResponseWriter, r *http.Request) {
 		c := s.callOf(r, time.Now())
-		ctx, cancel := context.WithDeadline(ctx, c.deadline)
+		ctx, cancel := context.WithDeadline(r.Context(), c.deadline)
 		defer cancel()
-		in, err := decode[In](method, body)
-		var m message
-		if err == nil {
-			m, err = fn(ctx, c, r, in)
-		}
+		m, err := run(ctx, c, r)
 		if err != nil {
-			m = s.refusal(ctx, id, err)
+			m = s.refusal(ctx, o.id, err)
 		}
-		return &output{
-			Status: m.status, Body: m.body, ContentType: m.header.Get("Content-Type"),
-			RetryAfter: m.header.Get("Retry-After"), ETag: m.header.Get("ETag"),
-			Challenge: m.header.Get("WWW-Authenticate"),
-		}
+		m.write(w)
 	}
-	if method == http.MethodGet {
-		huma.Register(a, op, func(ctx context.Context, in *getInput) (*output, error) { return run(ctx, in.request, nil), nil })
-		return
-	}
-	op.RequestBody = &huma.RequestBody{Required: true, Content: content[In](a, contentJSON)}
-	huma.Register(a, op, func(ctx context.Context, in *input) (*output, error) { return run(ctx, in.request, in.RawBody), nil })
+	o.describe = func(a huma.API) { describe[In, Out](a, o) }
+	return o
 }
 
-func content[T any](a huma.API, contentType string) map[string]*huma.MediaType {
-	schema := huma.SchemaFromType(a.OpenAPI().Components.Schemas, reflect.TypeFor[T]())
-	return map[string]*huma.MediaType{contentType: {Schema: schema}}
-}
-
-// responses describes what an operation answers.
-func responses[Out any](a huma.API) map[string]*huma.Response {
-	good, status := &huma.Response{Description: "OK", Content: content[Out](a, contentJSON)}, "200"
-	if reflect.TypeFor[Out]() == reflect.TypeFor[none]() {
-		good, status = &huma.Response{Description: "Done"}, "204"
+// read takes a request's body, which guard bounds.
+func (r *room) read(from *http.Request) (err error) {
+	if n := int(from.ContentLength); n >= 0 {
+		r.bytes = slices.Grow(r.bytes[:0], n)[:n]
+		_, err = io.ReadFull(from.Body, r.bytes)
+	} else {
+		r.bytes, err = io.ReadAll(from.Body)
 	}
-	return map[string]*huma.Response{
-		status:    good,
-		"default": {Description: "A problem, with its code", Content: content[api.Problem](a, contentProblem)},
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return tooLarge()
+	case err != nil:
+		return invalid(api.FieldError{Location: "body", Message: "ended early"})
 	}
+	return nil
 }
 
 // decode reads a JSON body. Unknown fields are left to newer versions; everything else that
 // does not fit is an error that names its place.
-func decode[In any](method string, data []byte) (In, error) {
+func decode[In any](data []byte) (In, error) {
 	var in In
-	if method == http.MethodGet {
+	if r, ok := any(&in).(*api.RefreshRequest); ok && scanRefresh(data, r) {
 		return in, nil
 	}
 	err := json.Unmarshal(data, &in)
@@ -237,16 +192,38 @@ func success(v any) (message, error) {
 	if err != nil {
 		return message{}, fmt.Errorf("encode reply: %w", err)
 	}
-	return message{status: http.StatusOK, header: http.Header{"Content-Type": {contentJSON}}, body: body}, nil
+	return message{status: http.StatusOK, kind: contentJSON, body: body}, nil
 }
 
-// write sends the message.
+// granted returns a reply with tokens.
+func (s *Service) granted(t *api.TokensReply) (message, error) {
+	room := roomFrom(&s.rooms)
+	var err error
+	if room.bytes, err = appendReply(room.bytes, t); err != nil {
+		return message{}, fmt.Errorf("encode reply: %w", err)
+	}
+	return message{status: http.StatusOK, kind: contentJSON, body: room.bytes, room: room}, nil
+}
+
+// write sends the message, which is of no use afterwards.
 func (m message) write(w http.ResponseWriter) {
-	for _, name := range []string{"Content-Type", "Retry-After", "ETag", "WWW-Authenticate"} {
-		if v := m.header.Get(name); v != "" {
-			w.Header().Set(name, v)
+	h := w.Header()
+	if m.kind != "" {
+		h["Content-Type"] = []string{m.kind}
+	}
+	if m.header != nil {
+		for _, name := range [...]string{"Content-Type", "Retry-After", "Etag", "Www-Authenticate"} {
+			if v := m.header[name]; len(v) > 0 {
+				h[name] = v
+			}
 		}
+	}
+	if len(m.body) > 0 {
+		h["Content-Length"] = []string{strconv.Itoa(len(m.body))}
 	}
 	w.WriteHeader(m.status)
 	_, _ = w.Write(m.body) // the client has gone; there is nobody to tell
+	if m.room != nil {
+		m.room.back()
+	}
 }

@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	decisions     *prometheus.CounterVec
 	refreshes     *prometheus.CounterVec
+	rotations     prometheus.Counter // those of refreshes that are most
 	refusals      *prometheus.CounterVec
 	lostEvents    prometheus.Counter
 	skippedEvents prometheus.Counter
@@ -37,6 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "berth_token_events_skipped_total", Help: "Messages that were malformed or unknown.",
 		}),
 	}
+	m.rotations = m.refreshes.WithLabelValues(string(sessions.Rotate))
 	if reg != nil {
 		reg.MustRegister(m.decisions, m.refreshes, m.refusals, m.lostEvents, m.skippedEvents)
 	}
@@ -47,7 +49,13 @@ func (m *metrics) decided(d placement.Decision) {
 	m.decisions.WithLabelValues(string(d.Verdict), string(d.Reason)).Inc()
 }
 
-func (m *metrics) refreshed(v sessions.Verdict) { m.refreshes.WithLabelValues(string(v)).Inc() }
+func (m *metrics) refreshed(v sessions.Verdict) {
+	if v == sessions.Rotate {
+		m.rotations.Inc()
+		return
+	}
+	m.refreshes.WithLabelValues(string(v)).Inc()
+}
 
 func (m *metrics) refused(code api.Code) { m.refusals.WithLabelValues(string(code)).Inc() }
 

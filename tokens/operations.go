@@ -20,32 +20,48 @@ func (s *Service) serveLogin(ctx context.Context, c call, _ *http.Request, req a
 	if err != nil {
 		return message{}, err
 	}
-	return success(reply)
+	return s.granted(&reply)
 }
 
 func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req api.RefreshRequest) (message, error) {
 	if err := checkRefresh(req); err != nil {
 		return message{}, err
 	}
-	claims, err := s.claims(ctx, req.RefreshToken)
-	if err != nil {
-		return message{}, err
+	var claims *api.RefreshClaims
+	in, known := s.known(req.RefreshToken, time.Now())
+	if !known {
+		var err error
+		if claims, err = s.claims(ctx, req.RefreshToken); err != nil {
+			return message{}, err
+		}
+		in = claimed(claims)
 	}
-	reply, owner, err := s.refresh(ctx, c, claims, req)
+	reply, owner, err := s.refresh(ctx, c, in, req)
 	switch {
 	case err != nil:
 		return message{}, err
 	case owner == "":
-		return success(reply)
+		return s.granted(&reply)
+	case known: // until now
+		if claims, err = s.claims(ctx, req.RefreshToken); err != nil {
+			return message{}, err
+		}
 	}
+	return s.refreshAt(ctx, c, owner, claims, req)
+}
+
+// refreshAt has the region redeem a token that owns its session or, if that is out of reach, takes
+// the session over.
+func (s *Service) refreshAt(ctx context.Context, c call, owner string, claims *api.RefreshClaims, req api.RefreshRequest) (message, error) {
 	m, err := s.passOn(ctx, c, api.MethodRefresh, claims.Jurisdiction, owner, req)
 	if err == nil || !s.mayTakeOver(owner) {
 		return m, err
 	}
-	if reply, err = s.takeOver(ctx, c, claims, owner, req); err != nil {
+	reply, err := s.takeOver(ctx, c, claims, owner, req)
+	if err != nil {
 		return message{}, err
 	}
-	return success(reply)
+	return s.granted(&reply)
 }
 
 // Bounds of a refresh request, which stands in records and events.
@@ -131,9 +147,7 @@ func (s *Service) serveServers(_ context.Context, _ call, r *http.Request, _ non
 		return message{status: http.StatusNotModified, header: http.Header{"Etag": {tag}}}, nil
 	}
 	m, err := success(reply)
-	if err == nil {
-		m.header.Set("ETag", tag)
-	}
+	m.header = http.Header{"Etag": {tag}}
 	return m, err
 }
 

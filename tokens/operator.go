@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -37,12 +36,11 @@ func (s *Service) ServeOperator(ctx context.Context, jurisdiction, method string
 	c := s.callFrom(header, time.Now())
 	ctx, cancel := context.WithDeadline(ctx, c.deadline)
 	defer cancel()
-	m, err := s.operate(ctx, operation{s: s, call: c, jurisdiction: jurisdiction}, method, data)
+	m, err := s.operate(ctx, operatorCall{s: s, call: c, jurisdiction: jurisdiction}, method, data)
 	if err != nil {
 		m = s.refusal(ctx, method, err)
 	}
-	m.header.Set(api.HeaderStatus, strconv.Itoa(m.status))
-	return m.header, m.body
+	return s.overNATS(m)
 }
 
 // callFrom reads what a request of one of ours tells of itself.
@@ -54,14 +52,14 @@ func (s *Service) callFrom(header map[string][]string, now time.Time) call {
 	return s.callOf(r, now)
 }
 
-// operation is one request of an operator.
-type operation struct {
+// operatorCall is one request of an operator.
+type operatorCall struct {
 	s            *Service
 	call         call
 	jurisdiction string
 }
 
-func (s *Service) operate(ctx context.Context, o operation, method string, data []byte) (message, error) {
+func (s *Service) operate(ctx context.Context, o operatorCall, method string, data []byte) (message, error) {
 	if len(data) > api.MaxBody {
 		return message{}, tooLarge()
 	}
@@ -155,7 +153,7 @@ func entryOf(r *sessions.Record) SessionEntry {
 }
 
 // list answers MethodSessions.
-func (o operation) list(ctx context.Context, q SessionsRequest) (reply SessionsReply, err error) {
+func (o operatorCall) list(ctx context.Context, q SessionsRequest) (reply SessionsReply, err error) {
 	if err := q.Validate(); err != nil {
 		return reply, err
 	}
@@ -238,7 +236,7 @@ type SessionReply struct {
 }
 
 // show answers MethodSession. A session without a record here is "not found" by an empty state.
-func (o operation) show(ctx context.Context, q SessionRequest) (reply SessionReply, err error) {
+func (o operatorCall) show(ctx context.Context, q SessionRequest) (reply SessionReply, err error) {
 	if !events.ValidToken(q.Session) {
 		return reply, notASession()
 	}

@@ -14,8 +14,9 @@ import (
 // Bounds of the outbox. A stream that elects a leader answers nobody for seconds; meanwhile
 // requests go on, and what would grow without bound is dropped and counted.
 const (
-	outboxSize     = 4096
-	outboxWorkers  = 4
+	outboxSize     = 8192
+	urgentWorkers  = 4
+	outboxBatch    = 256
 	publishTimeout = time.Second
 	outboxDrain    = time.Second
 )
@@ -56,19 +57,21 @@ func (o *outbox) put(list ...events.Event) {
 // has stopped everything that puts by then.
 func (o *outbox) run(ctx context.Context) {
 	var workers sync.WaitGroup
-	for _, lane := range []chan events.Event{o.urgent, o.rest} {
-		for range outboxWorkers {
-			workers.Go(func() { o.work(ctx, lane) })
-		}
+	for range urgentWorkers {
+		workers.Go(func() { o.work(ctx, o.urgent) })
 	}
+	// One for the rest: while it waits for NATS the next batch gathers, and NATS is spared the
+	// many small ones that several workers would make of it.
+	workers.Go(func() { o.work(ctx, o.rest) })
 	workers.Wait()
 }
 
 func (o *outbox) work(ctx context.Context, lane <-chan events.Event) {
+	batch := make([]sending, 0, outboxBatch)
 	for {
 		select {
 		case e := <-lane:
-			o.publish(context.WithoutCancel(ctx), e)
+			o.publish(context.WithoutCancel(ctx), fill(batch, e, lane))
 			continue
 		case <-ctx.Done():
 		}
@@ -79,19 +82,71 @@ func (o *outbox) work(ctx context.Context, lane <-chan events.Event) {
 	for {
 		select {
 		case e := <-lane:
-			o.publish(drain, e)
+			o.publish(drain, fill(batch, e, lane))
 		default:
 			return
 		}
 	}
 }
 
-func (o *outbox) publish(ctx context.Context, e events.Event) {
+// sending is an event on its way.
+type sending struct {
+	event events.Event
+	wait  func(context.Context) error // nil: it is not on its way yet
+}
+
+// fill returns the event and those that wait behind it.
+func fill(batch []sending, e events.Event, lane <-chan events.Event) []sending {
+	batch = append(batch[:0], sending{event: e})
+	for len(batch) < cap(batch) {
+		select {
+		case e := <-lane:
+			batch = append(batch, sending{event: e})
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// publish sends all events and then waits until they are stored, so that many take not much
+// longer than one. One that is not stored so is published by itself, and tried for as long as
+// ever: while a stream elects its leader, as few are lost as can be.
+func (o *outbox) publish(ctx context.Context, batch []sending) {
+	if bus, ok := o.bus.(Beginner); ok && len(batch) > 1 {
+		for i := range batch {
+			batch[i].wait = begin(bus, batch[i].event)
+		}
+	}
+	all, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	for i, s := range batch {
+		if s.wait == nil || s.wait(all) != nil {
+			o.publishOne(ctx, s.event)
+		}
+		batch[i] = sending{}
+	}
+}
+
+func (o *outbox) publishOne(ctx context.Context, e events.Event) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	if err := o.send(ctx, e); err != nil {
 		o.drop(e, err.Error())
 	}
+}
+
+// begin hands an event to NATS, and returns nil if that fails.
+func begin(bus Beginner, e events.Event) (wait func(context.Context) error) {
+	data, err := events.Encode(e)
+	if err != nil {
+		return nil
+	}
+	wait, err = bus.Begin(e.Subject().String(), data)
+	if err != nil {
+		return nil
+	}
+	return wait
 }
 
 // send publishes an event now, for those who may answer only when it is stored.

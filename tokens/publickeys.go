@@ -142,6 +142,14 @@ func (p *publicKeys) wake() {
 	}
 }
 
+// vouches reports whether what this service has signed by a key is good without verification: the
+// key still verifies, and it is still the service's.
+func (p *publicKeys) vouches(kid string) bool {
+	k := p.known.Load()
+	_, verifies := k.set.Key(kid)
+	return verifies && k.holds[kid]
+}
+
 // signing returns the key that signs new tokens. Until the bucket is known, a Keyring answers for
 // itself: which of its keys signs was settled when it was made.
 func (p *publicKeys) signing(now time.Time) (string, error) {

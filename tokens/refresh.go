@@ -17,14 +17,15 @@ import (
 // probeTimeout bounds the one probe of a server that a client says has failed.
 const probeTimeout = 500 * time.Millisecond
 
-// refresh redeems a refresh token if this region owns its session; else it returns the region
-// that does. Errors are of type *api.Error.
-func (s *Service) refresh(ctx context.Context, c call, claims *api.RefreshClaims, req api.RefreshRequest) (reply api.TokensReply, owner string, err error) {
+// refresh redeems a refresh token, as in says, if this region owns its session; else it returns the
+// region that does. Errors are of type *api.Error.
+func (s *Service) refresh(ctx context.Context, c call, in sessions.Request, req api.RefreshRequest) (reply api.TokensReply, owner string, err error) {
 	r, err := s.redemption(c, req)
 	if err != nil {
+		in.Held.Release()
 		return api.TokensReply{}, "", err
 	}
-	out, err := s.owner.Refresh(ctx, r.request(claims), r)
+	out, err := s.owner.Refresh(ctx, r.request(in), r)
 	if err == nil && out.Judgement.Verdict == sessions.Elsewhere {
 		return api.TokensReply{}, out.Owner, nil
 	}
@@ -46,7 +47,7 @@ func (s *Service) takeOver(ctx context.Context, c call, claims *api.RefreshClaim
 		return api.TokensReply{}, err
 	}
 	young := r.now.Sub(time.Unix(claims.IssuedAt, 0)) < 2*s.cfg.AccessTTL
-	out, err := s.owner.TakeOver(ctx, r.request(claims), owner, young, r)
+	out, err := s.owner.TakeOver(ctx, r.request(claimed(claims)), owner, young, r)
 	if err == nil && out.Judgement.Verdict == sessions.Elsewhere {
 		err = unavailable("another region goes on with the session", nil)
 	}
@@ -62,11 +63,15 @@ func (s *Service) redemption(c call, req api.RefreshRequest) (*redemption, error
 	return &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}, nil
 }
 
-func (r *redemption) request(claims *api.RefreshClaims) sessions.Request {
-	return sessions.Request{
-		Key: keyOf(claims), Token: stamp(claims), Critical: r.req.CriticalTaskInProgress, Bookmark: r.req.Bookmark,
-		Deadline: r.call.deadline, Floor: r.call.floor, Rebuilt: rebuilt(claims),
-	}
+// claimed returns the refresh that a verified token stands for.
+func claimed(c *api.RefreshClaims) sessions.Request {
+	return sessions.Request{Key: keyOf(c), Token: stamp(c), Rebuilt: rebuilt(c)}
+}
+
+// request completes the refresh of a token by what the client asks for with it.
+func (r *redemption) request(in sessions.Request) sessions.Request {
+	in.Critical, in.Bookmark, in.Deadline, in.Floor = r.req.CriticalTaskInProgress, r.req.Bookmark, r.call.deadline, r.call.floor
+	return in
 }
 
 // conclude makes an outcome into what the client is told, and tells others of what it made
@@ -84,14 +89,19 @@ func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outc
 		return api.TokensReply{}, err
 	}
 	s.afterRefresh(r, &out)
-	refresh := r.refresh
 	if !out.Written {
 		s.signHere(&out.Record, time.Now())
-		if refresh, err = s.mint.refresh(&out.Record, s.public); err != nil {
+		if r.refresh, err = s.mint.refresh(&out.Record, s.public); err != nil {
 			return api.TokensReply{}, unavailable("the tokens could not be signed again", err)
 		}
 	}
-	return s.reply(&out.Record, refresh, time.Now())
+	if !out.Written || r.access == "" {
+		r.Meanwhile(&out.Record)
+	}
+	if r.unsigned != nil {
+		return api.TokensReply{}, unavailable("the tokens could not be signed", r.unsigned)
+	}
+	return reply(&out.Record, r.access, r.refresh, time.Now()), nil
 }
 
 // signHere has an answer that another region gave signed by this one's key: equal in all that
@@ -158,7 +168,7 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 	}
 	s.metrics.decided(r.decision)
 	if sampled, ok := s.stays.take(r.decision.Verdict, r.now); ok {
-		e := s.decisionEvent(r.view, r.placed, r.decision, r.before.Epoch, r.now)
+		e := s.decisionEvent(r.view, r.placed, r.decision, r.before, r.now)
 		e.Sampled = sampled
 		s.outbox.put(e)
 	}
@@ -189,15 +199,16 @@ type redemption struct {
 	// probed says that the server was probed already, gone what came of it: one probe a
 	// refresh, however often it is judged. dead is the last word on the server.
 	probed, gone, unreachable, dead bool
-	// What was decided last, for the events: the record before, the request, the verdict,
-	// and the new refresh token.
-	before   sessions.Record
-	placed   placement.Request
-	decision placement.Decision
-	refresh  string
+	// What was decided last, for the events: the epoch before, the request, the verdict,
+	// and the new tokens; unsigned says why there is no access token.
+	before          events.Epoch
+	placed          placement.Request
+	decision        placement.Decision
+	refresh, access string
+	unsigned        error
 }
 
-var _ sessions.Decider = (*redemption)(nil)
+var _ sessions.Busier = (*redemption)(nil)
 
 // Dead implements sessions.Decider: down or left in the view (of an old view: and failed by a
 // probe), failed by a probe that this refresh asked for, or twice reported out of reach by its
@@ -254,7 +265,7 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	if !rec.ExpiresAt.After(r.now) {
 		return sessions.Answer{}, &api.Error{Code: api.CodeSessionExpired}
 	}
-	r.before = rec
+	r.before = rec.Epoch
 	r.placed = placement.Request{
 		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
 		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),
@@ -296,8 +307,14 @@ func (r *redemption) Stay(rec sessions.Record) sessions.Answer {
 
 // Sign implements sessions.Stayer.
 func (r *redemption) Sign(rec *sessions.Record) (err error) {
+	r.access, r.unsigned = "", nil // if there is one, it is of another record
 	r.refresh, err = r.s.signRefresh(rec)
 	return err
+}
+
+// Meanwhile implements sessions.Busier: it signs the access token.
+func (r *redemption) Meanwhile(rec *sessions.Record) {
+	r.access, r.unsigned = r.s.mint.access(rec, r.s.public)
 }
 
 // signRefresh signs the record's refresh token and keeps its hash in the record.
@@ -306,7 +323,7 @@ func (s *Service) signRefresh(rec *sessions.Record) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	rec.Hash = hashToken(token)
+	rec.Hash = sessions.HashToken(token)
 	return token, nil
 }
 

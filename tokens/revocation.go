@@ -101,7 +101,7 @@ func (q *RevokeRequest) validate() error {
 }
 
 // revoke answers MethodRevokeSessions.
-func (o operation) revoke(ctx context.Context, q RevokeRequest) (RevokeReply, error) {
+func (o operatorCall) revoke(ctx context.Context, q RevokeRequest) (RevokeReply, error) {
 	if err := q.validate(); err != nil {
 		return RevokeReply{}, err
 	}
@@ -117,7 +117,7 @@ func (o operation) revoke(ctx context.Context, q RevokeRequest) (RevokeReply, er
 			return RevokeReply{}, unavailable("others are ending sessions here", ctx.Err())
 		}
 	}
-	r := &revocation{operation: o, by: q.By, reply: RevokeReply{Region: o.s.cfg.Region}}
+	r := &revocation{operatorCall: o, by: q.By, reply: RevokeReply{Region: o.s.cfg.Region}}
 	ids := slices.Compact(slices.Sorted(slices.Values(q.Sessions)))
 	if q.Filter != nil {
 		if ids, err = r.find(ctx, &q, at); err != nil {
@@ -133,7 +133,7 @@ func (o operation) revoke(ctx context.Context, q RevokeRequest) (RevokeReply, er
 
 // revocation is one request that ends sessions.
 type revocation struct {
-	operation
+	operatorCall
 	by string
 
 	// mu guards the fields below while several sessions are ended at once: what is answered,

@@ -36,7 +36,7 @@ func Methods() []string {
 // is one too.
 func (s *Service) Serve(ctx context.Context, method string, header map[string][]string, data []byte) (map[string][]string, []byte) {
 	if kind := sessions.Kind(method); slices.Contains(peerKinds(), kind) {
-		return s.servePeer(ctx, kind, http.Header(header), data).overNATS()
+		return s.overNATS(s.servePeer(ctx, kind, http.Header(header), data))
 	}
 	r, err := request(context.WithValue(ctx, busKey{}, true), method, header, data)
 	var m message
@@ -50,15 +50,21 @@ func (s *Service) Serve(ctx context.Context, method string, header map[string][]
 		s.handler.ServeHTTP(rec, r)
 		m = message{status: rec.status, header: rec.header, body: rec.body.Bytes()}
 	}
-	return m.overNATS()
+	return s.overNATS(m)
 }
 
 // overNATS returns the message as the header and data of a reply.
-func (m message) overNATS() (map[string][]string, []byte) {
+func (s *Service) overNATS(m message) (map[string][]string, []byte) {
 	if m.header == nil {
 		m.header = http.Header{}
 	}
+	if m.kind != "" {
+		m.header.Set("Content-Type", m.kind)
+	}
 	m.header.Set(api.HeaderStatus, strconv.Itoa(m.status))
+	if s.cfg.Instance != "" {
+		m.header.Set(api.HeaderInstance, s.cfg.Instance)
+	}
 	return m.header, m.body
 }
 
@@ -90,7 +96,7 @@ func (s *Service) serveStart(r *http.Request, data []byte) message {
 	c := s.callOf(r, time.Now())
 	ctx, cancel := context.WithDeadline(r.Context(), c.deadline)
 	defer cancel()
-	req, err := decode[api.StartRequest](http.MethodPost, data)
+	req, err := decode[api.StartRequest](data)
 	if err != nil {
 		return s.refusal(ctx, api.MethodStart, err)
 	}
@@ -98,11 +104,11 @@ func (s *Service) serveStart(r *http.Request, data []byte) message {
 	if err != nil {
 		return s.refusal(ctx, api.MethodStart, err)
 	}
-	m, err := success(reply)
+	m, err := s.granted(&reply)
 	if err != nil {
 		return s.refusal(ctx, api.MethodStart, err)
 	}
-	return m
+	return m // its room stays with it: when NATS has sent it is not known
 }
 
 // recorder takes a handler's reply. It is used by one goroutine.

@@ -76,7 +76,11 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	}
 	s.metrics.decided(d)
 	s.outbox.put(s.decisionEvent(view, pr, d, events.Epoch{}, now), s.sessionEvent(&rec, events.SessionCreated, string(d.Reason), now))
-	return s.reply(&rec, refresh, now)
+	access, err := s.mint.access(&rec, s.public)
+	if err != nil {
+		return api.TokensReply{}, unavailable("the tokens could not be signed", err)
+	}
+	return reply(&rec, access, refresh, now), nil
 }
 
 func checkStart(req api.StartRequest) error {

@@ -14,7 +14,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -38,6 +41,9 @@ const (
 	SessionTTL = 30 * 24 * time.Hour
 )
 
+// cachedSessions is the default of Config.Cached.
+const cachedSessions = 1 << 17
+
 // Deadline is how long a request may take, over all hops.
 const Deadline = 10 * time.Second
 
@@ -45,6 +51,9 @@ const Deadline = 10 * time.Second
 type Config struct {
 	// Region is the region that this service serves.
 	Region string
+	// Instance names this service among those of the region, so that a session's refreshes can
+	// come to one of them. Empty: they come to any.
+	Instance string
 	// Issuer is the claim iss of every token, the same in all regions: the global URL.
 	Issuer string
 	// Audience is the claim aud. Empty: the issuer.
@@ -68,12 +77,16 @@ type Config struct {
 	Stale func() bool
 	// Store holds the region's sessions.
 	Store sessions.Store
+	// Cached is how many sessions are remembered, so that their next refresh needs no read. 0:
+	// 131 072, of some 1.5 KB each; negative: none.
+	Cached int
 	// Ledger lists them, for operators and for what a former life has left unsettled.
 	Ledger Ledger
 	// Copies are other regions' records of sessions. nil: there are none, and no session of a
 	// region that is out of reach is taken over.
 	Copies sessions.Copies
-	// Arrivals tells of copies as they come. nil: they are folded when their session is asked for.
+	// Arrivals tells of copies as they come. nil: they are folded when their session is asked for,
+	// and if there are Copies no session is remembered.
 	Arrivals Arrivals
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
@@ -104,12 +117,21 @@ type Bus interface {
 	Subscribe(ctx context.Context, subject string, fn func(subject string, data []byte)) (stop func(), err error)
 }
 
-// Arrivals hands over other regions' records as they arrive. Follow calls gap, from the same
-// goroutine, when some may have been missed, also at the start; All hands over all that are there.
-// Both end with ctx.
+// Arrivals hands over other regions' records as they arrive. Follow calls reading, from the same
+// goroutine: with on when whatever arrives from then on is handed over, where missed says that some
+// before may not have been, also at the start; without on when copies may come late until the next
+// call. All hands over all that are there. Both end with ctx.
 type Arrivals interface {
-	Follow(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record), gap func()) error
+	Follow(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record), reading func(on, missed bool)) error
 	All(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record)) error
+}
+
+// Beginner is a Bus to which several events can be handed before the first is stored. Begin hands
+// one over and returns at once; wait, which has to be called, returns what Publish would, but
+// nothing is sent twice.
+type Beginner interface {
+	Bus
+	Begin(subject string, data []byte) (wait func(ctx context.Context) error, err error)
 }
 
 // Caller sends a request to a service and waits for its one reply, until ctx ends. It never
@@ -130,6 +152,7 @@ type Service struct {
 	mint    mint
 	verify  api.Verifier
 	owner   *sessions.Owner
+	cache   *sessions.Cache
 	public  *publicKeys
 	reports *reports
 	logins  *loginLimit
@@ -142,6 +165,7 @@ type Service struct {
 	metrics  *metrics
 	log      *slog.Logger
 	handler  http.Handler
+	rooms    sync.Pool // of *room
 }
 
 // withDefaults fills in the zero values.
@@ -149,6 +173,7 @@ func (c Config) withDefaults() Config {
 	c.AccessTTL = cmp.Or(c.AccessTTL, 2*time.Minute)
 	c.RefreshTTL = cmp.Or(c.RefreshTTL, 14*24*time.Hour)
 	c.Audience = cmp.Or(c.Audience, c.Issuer)
+	c.Cached = cmp.Or(c.Cached, cachedSessions)
 	if c.Stale == nil {
 		c.Stale = func() bool { return false }
 	}
@@ -172,6 +197,8 @@ func (c *Config) validate() error {
 	switch {
 	case !events.ValidToken(c.Region):
 		return fmt.Errorf("region %q: want 1 to %d of a-z 0-9 - _", c.Region, events.MaxToken)
+	case c.Instance != "" && !events.ValidToken(c.Instance):
+		return fmt.Errorf("instance %q: want 1 to %d of a-z 0-9 - _", c.Instance, events.MaxToken)
 	case !isBaseURL(c.Issuer):
 		return fmt.Errorf("issuer %q: want an http or https URL without query and fragment", c.Issuer)
 	case c.AccessTTL < MinAccessTTL || c.AccessTTL > MaxAccessTTL:
@@ -201,7 +228,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("configure tokens: view, store, ledger, bus, caller, recent, keyshare and prober are required")
 	}
 	s := &Service{
-		cfg: c, log: c.Log, mint: mint{issuer: c.Issuer, audience: api.Audience{c.Audience}},
+		cfg: c, log: c.Log, mint: newMint(c.Issuer, c.Audience),
 		reports: newReports(), logins: newLoginLimit(), stays: newSampler(), metrics: newMetrics(c.Metrics),
 		revoking: make(chan struct{}, 1),
 	}
@@ -212,8 +239,14 @@ func New(c Config) (*Service, error) {
 	s.verify = api.Verifier{Key: s.public.key, Retired: s.public.retired, Issuer: c.Issuer, Audience: c.Audience}
 	s.sweeper, s.sight = newSweeper(s), newSight(time.Now())
 	var err error
+	if c.Cached > 0 {
+		s.cache = sessions.NewCache(c.Cached)
+	}
+	if c.Copies != nil {
+		s.cache.Suspend() // until they are followed
+	}
 	s.owner, err = sessions.NewOwner(sessions.Config{
-		Region: c.Region, Store: c.Store, Now: time.Now, NewOp: newID, Copies: c.Copies, Peers: peers{s},
+		Region: c.Region, Store: c.Store, Cache: s.cache, Now: time.Now, NewOp: newOps(), Copies: c.Copies, Peers: peers{s},
 		Wait: wait, Unsettled: s.sweeper.add, Yielded: s.yielded,
 	})
 	if err != nil {
@@ -250,6 +283,13 @@ func (s *Service) Ready() error {
 		return errors.New("no view of the active servers yet")
 	}
 	return s.public.ready()
+}
+
+// newOps returns a source of names for writes, which no other service's are the same as.
+func newOps() func() string {
+	service := newID() + "-"
+	var last atomic.Uint64
+	return func() string { return service + strconv.FormatUint(last.Add(1), 36) }
 }
 
 // newID returns a fresh ULID in lower case, so that it can stand in subjects and keys.

@@ -11,8 +11,12 @@ import (
 // benchCmd measures.
 type benchCmd struct {
 	Registry benchRegistryCmd `cmd:"" help:"Heartbeats, the view and memory of a registry, each beside its floor."`
+	Refresh  benchRefreshCmd  `cmd:"" help:"Refreshes of a token service, beside an HTTP echo and the signatures."`
 	Side     benchSideCmd     `cmd:"" hidden:"" help:"Run what is measured."`
 	Load     benchLoadCmd     `cmd:"" hidden:"" help:"Run generated servers."`
+	Grants   benchGrantsCmd   `cmd:"" hidden:"" help:"Run a token service with sessions."`
+	Echo     benchEchoCmd     `cmd:"" hidden:"" help:"Run the floor of a token service."`
+	Clients  benchClientsCmd  `cmd:"" hidden:"" help:"Run clients that refresh."`
 }
 
 // benchRegistryCmd measures a registry.
@@ -45,6 +49,32 @@ func (c *benchRegistryCmd) Run(p *program) error {
 	return report.Table(p.stdout)
 }
 
+// benchRefreshCmd measures a token service.
+type benchRefreshCmd struct {
+	Sessions int           `default:"100000" placeholder:"N" help:"Sessions, each refreshed once over 64 connections (default: ${default})."`
+	Phase    time.Duration `default:"4s" help:"How long they are refreshed over 1 and over 16 connections afterwards, at least 500ms (default: ${default})."`
+	JSON     bool          `name:"json" help:"Print JSON."`
+}
+
+// Run prints each figure beside its floor. A goal that is missed is no fault.
+func (c *benchRefreshCmd) Run(p *program) error {
+	if c.Phase < minPhase {
+		return fmt.Errorf("bench refresh: phase %s: want at least %s", c.Phase, minPhase)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the berth program: %w", err)
+	}
+	report, err := bench.Refresh(p.ctx, bench.RefreshConfig{Sessions: c.Sessions, Phase: c.Phase, Program: self, Progress: p.stderr})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return report.JSON(p.stdout)
+	}
+	return report.Table(p.stdout)
+}
+
 // benchSideCmd is a child of a bench: NATS and what is measured.
 type benchSideCmd struct {
 	Dir   string `required:"" type:"path" help:"Store of NATS."`
@@ -68,4 +98,33 @@ func (c *benchLoadCmd) Run(p *program) error {
 	return bench.Load(p.ctx, bench.LoadConfig{
 		Address: c.Address, Servers: c.Servers, Connections: c.Connections,
 	}, p.stdin, p.stdout)
+}
+
+// benchGrantsCmd is a child of a bench: NATS and a token service with sessions.
+type benchGrantsCmd struct {
+	Dir      string `required:"" type:"path" help:"Where everything is stored."`
+	Tokens   string `required:"" type:"path" help:"File for the refresh tokens."`
+	Sessions int    `required:"" help:"How many are started."`
+}
+
+// Run serves until standard input ends.
+func (c *benchGrantsCmd) Run(p *program) error {
+	return bench.Grants(p.ctx, bench.GrantsConfig{Dir: c.Dir, Tokens: c.Tokens, Sessions: c.Sessions}, p.stdin, p.stdout)
+}
+
+// benchEchoCmd is a child of a bench: the floor.
+type benchEchoCmd struct{}
+
+// Run serves until standard input ends.
+func (*benchEchoCmd) Run(p *program) error { return bench.Echo(p.ctx, p.stdin, p.stdout) }
+
+// benchClientsCmd is a child of a bench: those who refresh.
+type benchClientsCmd struct {
+	URL    string `required:"" help:"Where they post."`
+	Tokens string `required:"" type:"path" help:"File of refresh tokens."`
+}
+
+// Run refreshes as it is told until standard input ends.
+func (c *benchClientsCmd) Run(p *program) error {
+	return bench.Clients(p.ctx, bench.ClientsConfig{URL: c.URL, Tokens: c.Tokens}, p.stdin, p.stdout)
 }

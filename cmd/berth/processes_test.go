@@ -32,6 +32,7 @@ type regionProcesses struct {
 	registry, tokens         *process
 	registryArgs, tokensArgs []string
 	way                      dev.Way
+	nats                     *jetstreamtest.Process
 	// servers are the demo servers by their ids.
 	servers map[string]*process
 }
@@ -62,6 +63,7 @@ func startProcesses(t *testing.T, regions ...string) *processes {
 	for _, name := range regions {
 		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{Binary: program, Region: name, Hubs: []string{hub.LeafURL()}})
 		f.startRegion(t, dir, name, nats.ClientURL(), users)
+		f.regions[name].nats = nats
 		ways = append(ways, f.regions[name].way)
 	}
 	front.Config.Handler = dev.NewFront(ways)

@@ -65,9 +65,9 @@ func (a *Agent) passOn(route api.Route) http.Handler {
 		}
 		session, jurisdiction := peek(route.RPC, body)
 		header := a.passedHeader(r, deadline, session)
-		answer, err := a.askTokens(ctx, jurisdiction, route.RPC, header, body)
+		answer, err := a.askFor(ctx, session, jurisdiction, route.RPC, header, body)
 		if err != nil && route.Method == http.MethodGet && ctx.Err() == nil {
-			answer, err = a.askTokens(ctx, jurisdiction, route.RPC, header, body)
+			answer, err = a.askFor(ctx, session, jurisdiction, route.RPC, header, body)
 		}
 		if err != nil {
 			refuse(w, unavailable("the region's token services do not answer", err))
@@ -169,15 +169,49 @@ type answer struct {
 
 // askTokens asks the token services of the region once.
 func (a *Agent) askTokens(ctx context.Context, jurisdiction, method string, header http.Header, body []byte) (answer, error) {
+	return a.askFor(ctx, "", jurisdiction, method, header, body)
+}
+
+// askFor asks the token services of the region on behalf of a session, empty for none: for a
+// refresh the one that the session falls to, and if that does not answer, any of them. A refresh
+// whose answer got lost is answered the same again.
+func (a *Agent) askFor(ctx context.Context, session, jurisdiction, method string, header http.Header, body []byte) (answer, error) {
 	subject := events.Subject{
 		Kind: events.KindRPC, Service: "tokens", Jurisdiction: jurisdiction, Region: a.cfg.Region, Method: method,
+	}.String()
+	got, err := answer{}, errNoInstance
+	if api.Affine(method) {
+		got, err = a.callInstance(ctx, subject, session, header, body)
 	}
-	got, err := a.call(ctx, subject.String(), header, body)
+	if err != nil {
+		got, err = a.call(ctx, subject, header, body)
+	}
+	if err == nil {
+		a.instances.answered(got.header.Get(api.HeaderInstance), time.Now())
+	}
 	outcome := "answered"
 	if err != nil {
 		outcome = "failed"
 	}
 	a.metrics.passed.WithLabelValues(method, outcome).Inc()
+	return got, err
+}
+
+// errNoInstance says that a session falls to none.
+var errNoInstance = errors.New("no instance is known")
+
+// callInstance asks the instance that the session falls to, which is forgotten if it fails.
+func (a *Agent) callInstance(ctx context.Context, subject, session string, header http.Header, body []byte) (answer, error) {
+	id, ok := a.instances.choose(session, time.Now())
+	if !ok {
+		return answer{}, errNoInstance
+	}
+	one, cancel := context.WithTimeout(ctx, instanceTimeout)
+	defer cancel()
+	got, err := a.call(one, api.InstanceSubject(subject, id), header, body)
+	if err != nil && ctx.Err() == nil {
+		a.instances.failed(id)
+	}
 	return got, err
 }
 
@@ -203,7 +237,7 @@ func (a *Agent) call(ctx context.Context, subject string, header http.Header, bo
 func (g *answer) write(w http.ResponseWriter) {
 	for name, values := range g.header {
 		switch {
-		case name == api.HeaderStatus, name == "Connection", name == "Content-Length", name == "Transfer-Encoding",
+		case name == api.HeaderStatus, name == api.HeaderInstance, name == "Connection", name == "Content-Length", name == "Transfer-Encoding",
 			strings.HasPrefix(name, "Nats-"):
 		default:
 			w.Header()[name] = values

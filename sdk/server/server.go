@@ -158,10 +158,12 @@ type Agent struct {
 	keys     *publicKeys
 	cache    *tokenCache
 	sessions *sessionTable
-	meter    *meter
-	servers  *registry.Subscription
-	metrics  *metrics
-	log      *slog.Logger
+	// instances are the token services of the region.
+	instances *instances
+	meter     *meter
+	servers   *registry.Subscription
+	metrics   *metrics
+	log       *slog.Logger
 
 	// current says that the released locks and revocations of the recent past were read:
 	// before that nothing is accepted.
@@ -182,7 +184,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: c, log: c.Log,
-		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions),
+		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions), instances: newInstances(),
 		meter: newMeter(), announce: make(chan struct{}, 1),
 	}
 	a.keys = newPublicKeys(a)

@@ -52,9 +52,20 @@ const (
 	// HeaderFloor is the lowest epoch "<number>.<region>" that the passing server accepts
 	// for the session; nothing below it is issued (V10).
 	HeaderFloor = "Berth-Lock-Floor"
+	// HeaderInstance is the token service that gave a reply. What remembers sessions, such as
+	// MethodRefresh, can be asked of it alone: InstanceSubject.
+	HeaderInstance = "Berth-Instance"
 	// HeaderArrived is the region where the client's request arrived.
 	HeaderArrived = "Berth-Arrived"
 )
+
+// InstanceSubject returns the subject of a method at one instance of a region's token services,
+// from the subject at which they share the requests.
+func InstanceSubject(subject, instance string) string { return subject + "." + instance }
+
+// Affine reports whether a method's requests are better answered by the instance that has
+// answered the session's last.
+func Affine(method string) bool { return method == MethodRefresh || method == MethodToken }
 
 // MaxHops is how often a request may be passed on between token services.
 const MaxHops = 2

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -32,7 +33,12 @@ func process(name string, args []string) error {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	var side bench.SideConfig
 	var load bench.LoadConfig
-	flags.StringVar(&side.Dir, "dir", "", "")
+	var grants bench.GrantsConfig
+	var clients bench.ClientsConfig
+	flags.Func("dir", "", func(dir string) error { side.Dir, grants.Dir = dir, dir; return nil })
+	flags.Func("tokens", "", func(file string) error { grants.Tokens, clients.Tokens = file, file; return nil })
+	flags.IntVar(&grants.Sessions, "sessions", 0, "")
+	flags.StringVar(&clients.URL, "url", "", "")
 	flags.BoolVar(&side.Floor, "floor", false, "")
 	flags.StringVar(&load.Address, "address", "", "")
 	flags.IntVar(&load.Servers, "servers", 0, "")
@@ -40,10 +46,21 @@ func process(name string, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if name == "side" {
-		return bench.Side(context.Background(), side, os.Stdin, os.Stdout)
+	ctx := context.Background()
+	switch name {
+	case "side":
+		return bench.Side(ctx, side, os.Stdin, os.Stdout)
+	case "load":
+		return bench.Load(ctx, load, os.Stdin, os.Stdout)
+	case "grants":
+		return bench.Grants(ctx, grants, os.Stdin, os.Stdout)
+	case "echo":
+		return bench.Echo(ctx, os.Stdin, os.Stdout)
+	case "clients":
+		return bench.Clients(ctx, clients, os.Stdin, os.Stdout)
+	default:
+		return fmt.Errorf("no such process: %s", name)
 	}
-	return bench.Load(context.Background(), load, os.Stdin, os.Stdout)
 }
 
 func self(t *testing.T) string {

@@ -62,7 +62,7 @@ type child struct {
 const childEnd = 5 * time.Second
 
 func start(ctx context.Context, program string, args ...string) (*child, error) {
-	c := &child{name: args[len(args)-1], stderr: new(strings.Builder), ended: make(chan struct{})}
+	c := &child{name: strings.Join(args[:min(2, len(args))], " "), stderr: new(strings.Builder), ended: make(chan struct{})}
 	c.cmd = exec.CommandContext(context.WithoutCancel(ctx), program, args...)
 	// What is set for the berth programs of this machine is none of the measured one's.
 	c.cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool {

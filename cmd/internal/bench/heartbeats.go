@@ -87,7 +87,7 @@ func (r *run) addFlow(work string, rate int, ours, floor []flow, atMost bool) {
 	}
 	row.Detail = fmt.Sprintf("%d/s of them change the view and are written; %s; floor %s; generator %.1f µs; lost %d, gaps %d", r.changing(), strings.Join(details, ", "), strings.Join(floors, ", "),
 		micros(middle(ours).generator), lost, gaps)
-	r.add(row)
+	r.report.add(row)
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

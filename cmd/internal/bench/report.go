@@ -9,12 +9,13 @@ import (
 
 // Report is what a bench has found.
 type Report struct {
-	// Servers is the size of the fleet.
-	Servers int   `json:"servers"`
-	Rows    []Row `json:"rows"`
+	// Servers is the size of the fleet, Sessions how many were refreshed; zero: there were none.
+	Servers  int   `json:"servers,omitempty"`
+	Sessions int   `json:"sessions,omitempty"`
+	Rows     []Row `json:"rows"`
 }
 
-// Row is one figure. The smaller, the better.
+// Row is one figure: the smaller, the better, but for rates.
 type Row struct {
 	// Work says what was done, Unit what Ours and Floor count.
 	Work  string  `json:"work"`
@@ -30,11 +31,11 @@ type Row struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-func (r *run) add(row Row) {
+func (r *Report) add(row Row) {
 	if row.Floor > 0 {
 		row.Ratio = row.Ours / row.Floor
 	}
-	r.report.Rows = append(r.report.Rows, row)
+	r.Rows = append(r.Rows, row)
 }
 
 // JSON writes the report for programs.

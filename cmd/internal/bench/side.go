@@ -44,8 +44,13 @@ type SideReport struct {
 
 // Side runs a NATS server of its own and what is measured, and answers each line on in with a
 // SideReport on out, the first unasked. It ends with in, or with ctx.
-func Side(ctx context.Context, c SideConfig, in io.Reader, out io.Writer) (err error) {
-	nats, err := embedded.NewRegion(embedded.RegionConfig{Region: region, StoreDir: c.Dir})
+func Side(ctx context.Context, c SideConfig, in io.Reader, out io.Writer) error {
+	return withNATS(ctx, c.Dir, func(conn *jetstream.Conn, url string) error { return runSide(ctx, c, conn, url, in, out) })
+}
+
+// withNATS calls fn with a connection to a NATS server that stores in dir and ends with fn.
+func withNATS(ctx context.Context, dir string, fn func(conn *jetstream.Conn, url string) error) (err error) {
+	nats, err := embedded.NewRegion(embedded.RegionConfig{Region: region, StoreDir: dir})
 	if err != nil {
 		return err
 	}
@@ -65,11 +70,14 @@ func Side(ctx context.Context, c SideConfig, in io.Reader, out io.Writer) (err e
 	if err := conn.Provision(ctx, jetstream.Topology{}); err != nil {
 		return err
 	}
+	return fn(conn, nats.ClientURL())
+}
+
+func runSide(ctx context.Context, c SideConfig, conn *jetstream.Conn, url string, in io.Reader, out io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	report, err := measured(ctx, c, conn, g)
 	if err == nil {
-		url := nats.ClientURL()
 		err = answer(ctx, io.MultiReader(strings.NewReader("\n"), in), out, func(_ context.Context, _ string, say func(any) error) error {
 			r := report()
 			r.URL, r.CPU, r.RSS = url, cpuTime(), rss()

@@ -65,7 +65,7 @@ func (r *run) views(ctx context.Context) (err error) {
 	if err := r.fresh(ctx, parent); err != nil {
 		return err
 	}
-	r.add(memory)
+	r.report.add(memory)
 	return nil
 }
 
@@ -131,7 +131,7 @@ func (r *run) changes(ctx context.Context, load *child, p *peers) error {
 	slices.Sort(ours)
 	slices.Sort(sent)
 	slices.Sort(floor)
-	r.add(Row{
+	r.report.add(Row{
 		Work: "change of a server's state to a token service's view", Unit: "ms",
 		Ours: millis(quantile(ours, 0.5)), Floor: millis(quantile(floor, 0.5)),
 		Goal: fmt.Sprintf("p50 at most %.1f ms, p99 at most %.0f ms", millis(goalChange), millis(goalChange99)),
@@ -175,7 +175,7 @@ func (r *run) fresh(ctx context.Context, p *peers) error {
 	}
 	slices.Sort(ours)
 	slices.Sort(floor)
-	r.add(Row{
+	r.report.add(Row{
 		Work: fmt.Sprintf("fresh view of %d servers", r.Servers), Unit: "ms",
 		Ours: millis(ours[times/2]), Floor: millis(floor[times/2]), Goal: fmt.Sprintf("at most %.0f ms", millis(goalFresh)),
 		Met: ours[times/2] <= goalFresh,

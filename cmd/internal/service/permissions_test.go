@@ -67,6 +67,12 @@ func TestPermissions(t *testing.T) {
 	for _, s := range []api.TokensReply{victim, other} {
 		jetstreamtest.Eventually(t, 5*time.Second, "the server serves the session", func() bool { return ask(s.AccessToken) == http.StatusNoContent })
 	}
+	for _, method := range []string{api.MethodRefresh, api.MethodToken} { // one instance alone
+		_, err := ours.Call(t.Context(), api.InstanceSubject(service.TokensMethod("global", guarded, method), "gone"), nil, nil)
+		if err == nil || !strings.Contains(err.Error(), "nobody serves") {
+			t.Errorf("an instance that is gone: %v", err)
+		}
+	}
 	t.Run("the server may not", func(t *testing.T) { attack(t, ours, victim.SessionID) })
 	if got := ask(victim.AccessToken); got != http.StatusNoContent {
 		t.Errorf("after all that the session is answered %d", got)

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
@@ -18,6 +20,7 @@ import (
 	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/tokens"
+	"github.com/berthhq/berth/tokens/api"
 )
 
 // TokensConfig says how to run a region's token service.
@@ -52,6 +55,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	}
 	// What is configured is checked before anything is connected to.
 	cfg := c.tokens(keys, users)
+	cfg.Instance = strings.ToLower(ulid.Make().String())
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
@@ -100,7 +104,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
 	ready := func() error { return cmp.Or(service.Ready(), clocks.ready(), copies.Ready()) }
-	err = c.serve(outer, conn, l, service, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
+	err = c.serve(outer, conn, l, service, cfg.Instance, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
 }
@@ -121,7 +125,7 @@ func edges(ctx context.Context, conn *jetstream.Conn) (func() []string, error) {
 
 // serve answers clients on l and over NATS, and operators, until ctx ends. The instances of a
 // region share the requests that come over NATS, so one that cannot answer yet takes none.
-func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, a admin) error {
+func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Listener, service *tokens.Service, instance string, a admin) error {
 	var serving atomic.Int32 // how many of the two services
 	able := a.ready
 	a.ready = func() error {
@@ -134,7 +138,7 @@ func (c *TokensConfig) serve(ctx context.Context, conn *jetstream.Conn, l net.Li
 		return nil
 	}
 	front, ctx := errgroup.WithContext(ctx)
-	for _, cfg := range []jetstream.ServiceConfig{c.endpoints(service), c.operatorEndpoints(service)} {
+	for _, cfg := range []jetstream.ServiceConfig{c.endpoints(service, instance), c.operatorEndpoints(service)} {
 		cfg.Started = func() { serving.Add(1) }
 		front.Go(func() error {
 			if !await(ctx, able) {
@@ -182,18 +186,22 @@ func (c *TokensConfig) tokens(keys tokens.Signer, users *tokens.Users) tokens.Co
 }
 
 // endpoints are the methods of rpc.tokens in the jurisdictions of the region.
-func (c *TokensConfig) endpoints(service *tokens.Service) jetstream.ServiceConfig {
+func (c *TokensConfig) endpoints(service *tokens.Service, instance string) jetstream.ServiceConfig {
 	cfg := jetstream.ServiceConfig{
 		Name: "berth_tokens", Version: "1.0.0", Description: fmt.Sprintf("Token service of region %s", c.NATS.Region),
 	}
 	for _, method := range tokens.Methods() {
-		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name: method, Subject: TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method),
-			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
-				header, data := service.Serve(ctx, method, r.Header, r.Data)
-				return jetstream.Reply{Header: header, Data: data}
-			},
-		})
+		handler := func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+			header, data := service.Serve(ctx, method, r.Header, r.Data)
+			return jetstream.Reply{Header: header, Data: data}
+		}
+		subject := TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method)
+		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{Name: method, Subject: subject, Handler: handler})
+		if api.Affine(method) {
+			cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+				Name: method + "-here", Subject: api.InstanceSubject(subject, instance), Every: true, Handler: handler,
+			})
+		}
 	}
 	return cfg
 }

@@ -1,0 +1,104 @@
+package events
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/berthhq/berth/events/wire"
+)
+
+// written is an event that is published for every refresh: it is written as encoding/json would,
+// without reflection.
+type written interface {
+	write(w *wire.Writer)
+}
+
+var (
+	_ written = (*Session)(nil)
+	_ written = (*Decision)(nil)
+)
+
+// writtenRoom is enough for most of them.
+const writtenRoom = 1 << 9
+
+func (s *Session) write(w *wire.Writer) {
+	w.Open()
+	w.Int("version", int64(s.Version))
+	w.String("region", s.Region)
+	w.Time("at", s.At)
+	w.String("session", s.Session)
+	w.String("kind", s.Kind)
+	s.Epoch.write(w)
+	w.Uint("generation", s.Generation)
+	w.String("server", s.Server)
+	w.Filled("reason", s.Reason)
+	w.Filled("subject", s.Sub)
+	w.Filled("org", s.Org)
+	w.String("jurisdiction", s.Jurisdiction)
+	w.Filled("by", s.By)
+	w.Close()
+}
+
+// write writes an epoch as the field of that name.
+func (e Epoch) write(w *wire.Writer) {
+	w.Object("epoch")
+	w.Uint("number", e.Number)
+	w.String("region", e.Region)
+	w.Close()
+}
+
+func (d *Decision) write(w *wire.Writer) {
+	w.Open()
+	w.Int("version", int64(d.Version))
+	w.String("region", d.Region)
+	w.Time("at", d.At)
+	w.String("session", d.Session)
+	w.Uint("generation", d.Generation)
+	d.Epoch.write(w)
+	w.String("verdict", d.Verdict)
+	w.String("reason", d.Reason)
+	w.String("policy", d.Policy)
+	w.Filled("from", d.From)
+	w.Filled("to", d.To)
+	d.Facts.write(w)
+	if d.View == nil {
+		w.Any("view", nil)
+	} else {
+		w.Object("view")
+		for _, region := range slices.Sorted(maps.Keys(d.View)) {
+			w.Entry(region, d.View[region])
+		}
+		w.Close()
+	}
+	w.Float("draw", d.Draw)
+	if d.Sampled != 0 {
+		w.Int("sampled", int64(d.Sampled))
+	}
+	w.Close()
+}
+
+func (f *Facts) write(w *wire.Writer) {
+	w.Object("facts")
+	w.String("arrived", f.Arrived)
+	w.Filled("closest_server", f.ClosestServer)
+	w.Bool("critical", f.Critical)
+	if f.CriticalSince != nil {
+		w.Time("critical_since", *f.CriticalSince)
+	}
+	if f.MovedAt != nil {
+		w.Time("moved_at", *f.MovedAt)
+	}
+	if f.Location != nil {
+		w.Object("location")
+		w.Float("lat", f.Location.Lat)
+		w.Float("lon", f.Location.Lon)
+		w.Close()
+	}
+	if len(f.RTTMs) > 0 {
+		w.Any("rtt_ms", f.RTTMs)
+	}
+	w.True("dead", f.Dead)
+	w.True("unreachable", f.Unreachable)
+	w.True("stale", f.Stale)
+	w.Close()
+}
