@@ -26,6 +26,8 @@ func TestProcesses(t *testing.T) {
 type processes struct {
 	ready   dev.Ready
 	regions map[string]*regionProcesses
+	// links are between the regions and the hub.
+	links map[string]*jetstreamtest.Proxy
 }
 
 // regionProcesses are the services of a region and how they were started.
@@ -56,13 +58,16 @@ func startProcesses(t *testing.T, regions ...string) *processes {
 	}
 	// The front is the geo-DNS's stand-in. Its URL is the issuer, so it has to be known first.
 	front := httptest.NewUnstartedServer(nil)
-	f := &processes{regions: map[string]*regionProcesses{}, ready: dev.Ready{
+	f := &processes{regions: map[string]*regionProcesses{}, links: map[string]*jetstreamtest.Proxy{}, ready: dev.Ready{
 		GlobalURL: "http://" + front.Listener.Addr().String(),
 		Users:     []dev.User{{Username: "ada", Password: "ada-dev"}},
 	}}
 	var ways []dev.Way
 	for _, name := range regions {
-		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{Binary: program, Region: name, Hubs: []string{hub.LeafURL()}})
+		f.links[name] = jetstreamtest.NewProxy(t, hub.LeafURL())
+		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{
+			Binary: program, Region: name, Hubs: []string{"nats-leaf://" + f.links[name].Addr()},
+		})
 		f.startRegion(t, dir, name, nats, users, edges(name, regions)...)
 		ways = append(ways, f.regions[name].way)
 	}
