@@ -132,7 +132,7 @@ func (l *loss) awaitCopies() {
 			continue
 		}
 		copies := jetstreamtest.Dial(l.t, r.nats.ClientURL()).Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(l.t)})
-		eventually(l.t, 20*time.Second, "copies in "+name, func() bool {
+		eventually(l.t, 20*time.Second+l.each(2*time.Millisecond), "copies in "+name, func() bool {
 			for _, c := range l.clients {
 				list, err := copies.Copies(l.t.Context(), c.key())
 				if err != nil || len(list) == 0 || c.revoked && list[0].Record.State != sessions.StateRevoked {
@@ -157,7 +157,7 @@ func (l *loss) lag(r *regionProcesses) string {
 // refreshing lets all clients refresh, lets the accident happen, and waits until each has come
 // through it.
 func (l *loss) refreshing(accident func()) {
-	ctx, stop := context.WithTimeout(l.t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(l.t.Context(), time.Minute+l.each(5*time.Millisecond))
 	defer stop()
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -192,9 +192,9 @@ func (l *loss) refreshing(accident func()) {
 				if !killed.IsZero() && c.way == l.regions[l.lost].way.URL || status != http.StatusOK && c.way != l.regions[l.lost].way.URL {
 					c.way = ways[k%len(ways)]
 				}
-				pause := 300 * time.Millisecond
+				pause := 300*time.Millisecond + l.each(500*time.Microsecond)
 				if killed.IsZero() {
-					pause = time.Second
+					pause = max(time.Second, l.each(2*time.Millisecond))
 				}
 				select {
 				case <-ctx.Done():
@@ -209,6 +209,9 @@ func (l *loss) refreshing(accident func()) {
 	mu.Unlock()
 	all.Wait()
 }
+
+// each returns so much time for each session: what one machine can bear.
+func (l *loss) each(d time.Duration) time.Duration { return time.Duration(len(l.clients)) * d }
 
 // kill ends all of the region at once, as kill -9 does.
 func (l *loss) kill() {
@@ -262,7 +265,7 @@ func (l *loss) settled() {
 	}
 	began := time.Now()
 	var wrong string
-	eventually(l.t, 60*time.Second, "one owner of each session", func() bool {
+	eventually(l.t, 60*time.Second+l.each(10*time.Millisecond), "one owner of each session", func() bool {
 		wrong = ""
 		for _, c := range l.clients {
 			if wrong = l.wrong(c, records); wrong != "" {
