@@ -32,6 +32,7 @@ const cutSplit = 8
 // each session has one owner, the highest token of each client is good, and the sessions that went
 // on on both sides are told of as conflicts.
 func TestCutLink(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, cut := range map[string]func(*jetstreamtest.Proxy){
 		"reset": (*jetstreamtest.Proxy).Cut, "black hole": (*jetstreamtest.Proxy).Blackhole,
 	} {

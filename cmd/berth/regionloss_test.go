@@ -31,6 +31,7 @@ const lossRevoked = 20
 // refresh. Each goes on elsewhere without a login, by its copy; those that were ended stay so. When
 // the region is back no session has two owners and none is lost.
 func TestRegionLoss(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := startProcesses(t, "eu-west-1", "us-east-1", "ap-southeast-1")
 	l := &loss{t: t, processes: f, lost: "eu-west-1", http: &http.Client{
 		Timeout: 12 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64},
