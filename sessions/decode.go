@@ -127,6 +127,9 @@ func (d *decoder) lasting(r *Record, key []byte) int {
 	case "taken":
 		r.Taken = d.stamps()
 		return 26
+	case "abandoned":
+		d.stamp(&r.Abandoned)
+		return 27
 	default:
 		return wire.Unknown
 	}

@@ -66,6 +66,7 @@ func (r *Record) writeMoves(w *wire.Writer) {
 		}
 		w.End()
 	}
+	r.Abandoned.write(w, "abandoned", true)
 }
 
 func writeEpoch(w *wire.Writer, name string, e events.Epoch) {

@@ -100,15 +100,39 @@ func top(own *Record, copies []Copy) (best *Record) {
 
 func above(r, best *Record) bool { return best == nil || best.Current().Less(r.Current()) }
 
-// forked reports whether a region that owned a session by the record own has made tokens that
-// the winner did not know of when it took the session.
+// forked reports whether two regions have made tokens beside each other: a region that owned a
+// session by the record own, and the winner.
+//
+// It is so if the winner did not know of the region's last token when the session was taken from it;
+// if both took it from a third and neither from the other; or if the line that the winner has given
+// up had gone on after the region took the session from there.
 func (r Record) forked(own Record) bool {
+	taken, ok := r.takenFrom(own.Epoch.Region)
+	if ok && taken.Less(own.Current()) || !ok && r.beside(own) {
+		return true
+	}
+	taken, ok = own.takenFrom(r.Abandoned.Epoch.Region)
+	return ok && taken.Epoch == r.Abandoned.Epoch && taken.Less(r.Abandoned)
+}
+
+// beside reports whether all that a session was taken from is older than what another region made.
+func (r Record) beside(own Record) bool {
 	for _, t := range r.Taken {
-		if t.Epoch.Region == own.Epoch.Region {
-			return t.Less(own.Current())
+		if t.Epoch.Compare(own.Epoch) > 0 {
+			return false
 		}
 	}
-	return false
+	return len(r.Taken) > 0 && own.State == StateActive
+}
+
+// takenFrom returns the last token known of a region when the session was taken from it.
+func (r Record) takenFrom(region string) (Stamp, bool) {
+	for _, t := range r.Taken {
+		if t.Epoch.Region == region {
+			return t, true
+		}
+	}
+	return Stamp{}, false
 }
 
 // took notes the last token known of the region that a session is taken from.

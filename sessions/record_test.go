@@ -30,7 +30,7 @@ func fullRecord() sessions.Record {
 		CriticalSince: noon.Add(-time.Minute), MovedAt: noon, Bookmark: "0/16B3748", Subject: "alice", ClientID: "web", Org: "acme",
 		Scope: "read", Claims: map[string]any{"tenant": "t1"}, Jurisdiction: "global",
 		StartedAt: noon.Add(-time.Hour), ExpiresAt: noon.Add(30 * 24 * time.Hour),
-		Source: "us", Refused: events.Epoch{Number: 2, Region: "eu"}, Taken: []sessions.Stamp{elsewhere(1, "us", 5)},
+		Source: "us", Refused: events.Epoch{Number: 2, Region: "eu"}, Taken: []sessions.Stamp{elsewhere(1, "us", 5)}, Abandoned: at(1, 3),
 		Intent: &sessions.Intent{Deadline: noon.Add(sessions.AdoptTimeout), Next: &sessions.Record{Version: 2, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Op: "op-1"}},
 	}
 }

@@ -122,6 +122,9 @@ type Record struct {
 	// Taken are the last tokens known of the regions that the session was taken from without
 	// their consent, one of each: what such a region has made beyond it is a fork.
 	Taken []Stamp `json:"taken,omitempty"`
+	// Abandoned is the last token known of a line that was given up when the session was taken
+	// over by a token of a later one: whoever made that line can tell whether the two forked.
+	Abandoned Stamp `json:"abandoned,omitzero"`
 	// CriticalSince is when the critical task in progress was first claimed; zero: none.
 	CriticalSince time.Time `json:"critical_since,omitzero"`
 	// MovedAt is when the session last moved; a login is no move.

@@ -17,6 +17,9 @@ func TakeOver(base Record, own *Record, j Judgement, region string, a Answer, op
 	r.took(higher(base.Current(), j.Token))
 	r.Intent, r.Source, r.Refused = nil, "", events.Epoch{}
 	number := max(base.Epoch.Number, j.Token.Epoch.Number)
+	if t := j.Token.Epoch; t.Compare(base.Epoch) > 0 && t.Region != base.Epoch.Region {
+		r.Abandoned = base.Current() // the token knows better who took the session from there
+	}
 	if own != nil {
 		r.Refused = own.Refused
 		number = max(number, own.Epoch.Number, own.Refused.Number)

@@ -3,7 +3,9 @@ package tokens_test
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -58,6 +60,8 @@ func newRegions(t *testing.T, names ...string) *regions {
 		f.keys = keys
 		f.set(servers...)
 		r.fleets[name] = f
+	}
+	for _, name := range names {
 		r.start(t, name)
 	}
 	return r
@@ -70,6 +74,7 @@ func (r *regions) start(t *testing.T, name string) {
 	copies := f.conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
 	s := f.service(func(c *tokens.Config) {
 		c.Region, c.Copies, c.Arrivals = name, copies, copies
+		c.Edges = func() []string { return slices.Sorted(maps.Keys(r.fleets)) }
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 4)

@@ -284,7 +284,7 @@ func (p *publicKeys) retire(ctx context.Context, q RetireRequest) (KeysReply, er
 		p.log.LogAttrs(ctx, slog.LevelWarn, "key revoked: what it signed is refused from now on",
 			slog.String("kid", kid), slog.String("by", q.By))
 	}
-	p.rotate(ctx)
+	p.goOn(ctx)
 	edges, known := p.edges()
 	if !known {
 		warnings = append(warnings, "the other regions are not known yet; they are told as soon as they are")
@@ -296,6 +296,19 @@ func (p *publicKeys) retire(ctx context.Context, q RetireRequest) (KeysReply, er
 	r := p.heardList(kid, edges)
 	r.Warnings = warnings
 	return r, nil
+}
+
+// goOn carries a rotation on until a key signs, for so long as whoever asked may wait: until then
+// the region serves nobody.
+func (p *publicKeys) goOn(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, holdWait)
+	defer cancel()
+	for {
+		p.rotate(ctx)
+		if p.own().signing(time.Now()) != "" || wait(ctx, gatherTime/5) != nil {
+			return
+		}
+	}
 }
 
 // holdWait bounds how long a key that has leaked stays in use because its successor is not held by

@@ -36,8 +36,7 @@ func (s *Service) refresh(ctx context.Context, c call, in sessions.Request, req 
 // mayTakeOver reports whether a region is out of reach of everybody who could tell.
 func (s *Service) mayTakeOver(owner string) bool {
 	silent, _ := s.sight.silent(owner, time.Now())
-	edges, _ := s.public.edges()
-	return silent && s.cfg.Copies != nil && slices.Contains(edges, owner)
+	return silent && s.cfg.Copies != nil && s.cfg.Edges != nil && slices.Contains(s.cfg.Edges(), owner)
 }
 
 // takeOver redeems a token of a session whose owner is out of reach.

@@ -98,7 +98,7 @@ type Config struct {
 	// Peers asks the region's token services which private keys they hold. nil: there is no other.
 	Peers Peers
 	// Edges returns the regions that have to know a new key before it signs, those that copies of
-	// sessions flow to. nil: every other region of the view.
+	// sessions flow to. nil: every other region of the view, and none is taken over from.
 	Edges func() []string
 	// Prober asks a server whether it is alive.
 	Prober Prober

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,14 +26,16 @@ func TestProcesses(t *testing.T) {
 type processes struct {
 	ready   dev.Ready
 	regions map[string]*regionProcesses
+	// links are between the regions and the hub.
+	links map[string]*jetstreamtest.Proxy
 }
 
 // regionProcesses are the services of a region and how they were started.
 type regionProcesses struct {
+	nats                     *jetstreamtest.Process
 	registry, tokens         *process
 	registryArgs, tokensArgs []string
 	way                      dev.Way
-	nats                     *jetstreamtest.Process
 	// servers are the demo servers by their ids.
 	servers map[string]*process
 }
@@ -55,15 +58,17 @@ func startProcesses(t *testing.T, regions ...string) *processes {
 	}
 	// The front is the geo-DNS's stand-in. Its URL is the issuer, so it has to be known first.
 	front := httptest.NewUnstartedServer(nil)
-	f := &processes{regions: map[string]*regionProcesses{}, ready: dev.Ready{
+	f := &processes{regions: map[string]*regionProcesses{}, links: map[string]*jetstreamtest.Proxy{}, ready: dev.Ready{
 		GlobalURL: "http://" + front.Listener.Addr().String(),
 		Users:     []dev.User{{Username: "ada", Password: "ada-dev"}},
 	}}
 	var ways []dev.Way
 	for _, name := range regions {
-		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{Binary: program, Region: name, Hubs: []string{hub.LeafURL()}})
-		f.startRegion(t, dir, name, nats.ClientURL(), users)
-		f.regions[name].nats = nats
+		f.links[name] = jetstreamtest.NewProxy(t, hub.LeafURL())
+		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{
+			Binary: program, Region: name, Hubs: []string{"nats-leaf://" + f.links[name].Addr()},
+		})
+		f.startRegion(t, dir, name, nats, users, edges(name, regions)...)
 		ways = append(ways, f.regions[name].way)
 	}
 	front.Config.Handler = dev.NewFront(ways)
@@ -73,6 +78,15 @@ func startProcesses(t *testing.T, regions ...string) *processes {
 		f.awaitKnown(t, way)
 	}
 	return f
+}
+
+// edges returns the flag that names every other region, none where there is none.
+func edges(name string, regions []string) []string {
+	others := slices.DeleteFunc(slices.Clone(regions), func(r string) bool { return r == name })
+	if len(others) == 0 {
+		return nil
+	}
+	return []string{"--edges", strings.Join(others, ",")}
 }
 
 // awaitKnown waits until a token service knows every server and key.
@@ -90,8 +104,9 @@ func (f *processes) awaitKnown(t *testing.T, way dev.Way) {
 }
 
 // startRegion runs the services and servers of a region.
-func (f *processes) startRegion(t *testing.T, dir, name, nats, users string) {
+func (f *processes) startRegion(t *testing.T, dir, name string, server *jetstreamtest.Process, users string, more ...string) {
 	t.Helper()
+	nats := server.ClientURL()
 	key := filepath.Join(dir, name+".key")
 	if out, err := berth(t.Context(), t, "keys", "generate", "--out", key).CombinedOutput(); err != nil {
 		t.Fatalf("generate key: %v\n%s", err, out)
@@ -99,13 +114,14 @@ func (f *processes) startRegion(t *testing.T, dir, name, nats, users string) {
 	// The ports are fixed, so that a service that is started again is found where it was.
 	listen, admin := jetstreamtest.FreePort(t), jetstreamtest.FreePort(t)
 	r := &regionProcesses{
+		nats:         server,
 		servers:      map[string]*process{},
 		registryArgs: []string{"registry", "--nats", nats, "--region", name, "--admin", "127.0.0.1:0"},
-		tokensArgs: []string{
+		tokensArgs: append([]string{
 			"tokens", "--nats", nats, "--region", name, "--listen", fmt.Sprintf("127.0.0.1:%d", listen),
 			"--admin", fmt.Sprintf("127.0.0.1:%d", admin), "--issuer", f.ready.GlobalURL,
 			"--key-file", key, "--users-file", users, "--trust-location",
-		},
+		}, more...),
 	}
 	r.registry, r.tokens = start(t, r.registryArgs...), start(t, r.tokensArgs...)
 	region := dev.ReadyRegion{Region: name, NATSURL: nats, TokensURL: said(t, r.tokens, "serving on ")}
