@@ -158,12 +158,16 @@ func (l *loss) lag(r *regionProcesses) string {
 // refreshing lets all clients refresh, lets the accident happen, and waits until each has come
 // through it.
 func (l *loss) refreshing(accident func()) {
-	ctx, stop := context.WithTimeout(l.t.Context(), time.Minute+l.each(5*time.Millisecond))
+	ctx, stop := context.WithTimeout(l.t.Context(), time.Minute+l.each(8*time.Millisecond))
 	defer stop()
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	for i, c := range l.clients {
 		all.Go(func() {
+			select { // clients do not come all at once
+			case <-ctx.Done():
+			case <-time.After(rand.N(l.calm())):
+			}
 			ways := []string{l.regions["us-east-1"].way.URL, l.regions["ap-southeast-1"].way.URL}
 			for k := i; ctx.Err() == nil; k++ {
 				mu.Lock()
@@ -195,7 +199,7 @@ func (l *loss) refreshing(accident func()) {
 				}
 				pause := 300*time.Millisecond + l.each(500*time.Microsecond)
 				if killed.IsZero() {
-					pause = max(time.Second, l.each(2*time.Millisecond))
+					pause = l.calm()
 				}
 				select {
 				case <-ctx.Done():
@@ -204,6 +208,7 @@ func (l *loss) refreshing(accident func()) {
 			}
 		})
 	}
+	time.Sleep(l.calm()) // each has been refreshed by then, or is about to be
 	accident()
 	mu.Lock()
 	l.killed = time.Now()
@@ -213,6 +218,9 @@ func (l *loss) refreshing(accident func()) {
 
 // each returns so much time for each session: what one machine can bear.
 func (l *loss) each(d time.Duration) time.Duration { return time.Duration(len(l.clients)) * d }
+
+// calm is how often a client refreshes while all is well.
+func (l *loss) calm() time.Duration { return max(time.Second, l.each(2*time.Millisecond)) }
 
 // kill ends all of the region at once, as kill -9 does.
 func (l *loss) kill() {

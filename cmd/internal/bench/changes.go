@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
@@ -21,6 +22,9 @@ import (
 const (
 	flipEvery = 10 * time.Millisecond
 	flippers  = 50
+	// warmUp is how long changes are made before they are measured: a follower that has just read
+	// everything is busier than it is from then on.
+	warmUp = 500 * time.Millisecond
 )
 
 // stopwatch times what happens to keys.
@@ -73,6 +77,7 @@ func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duratio
 	states := map[string]events.State{}
 	all := make(chan struct{})
 	seen := all // nil once it is closed
+	var warm atomic.Bool
 	f := registry.NewFollower(p.reader, func(v *registry.View) {
 		for _, h := range beats {
 			at, ok := v.Find(h.Server)
@@ -81,7 +86,7 @@ func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duratio
 			}
 			states[h.Server] = v.State(at)
 			watch.stop(h.Server)
-			if s, _ := v.Server(h.Server); seen == nil {
+			if s, _ := v.Server(h.Server); warm.Load() {
 				decided = append(decided, time.Since(s.Since))
 			}
 		}
@@ -92,7 +97,7 @@ func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duratio
 	}, nil)
 	var g errgroup.Group
 	g.Go(func() error { return f.Run(ctx) })
-	err = r.flip(ctx, p.writer, beats, &watch, all)
+	err = r.flip(ctx, p.writer, beats, &watch, all, &warm)
 	cancel()
 	if err = errors.Join(err, g.Wait()); err != nil {
 		return nil, nil, err
@@ -104,8 +109,8 @@ func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duratio
 	return decided, sent, nil
 }
 
-// flip changes states for a time, once all flippers were seen.
-func (r *run) flip(ctx context.Context, conn *jetstream.Conn, beats []*events.Heartbeat, watch *stopwatch, seen <-chan struct{}) error {
+// flip changes states for a time, once all flippers were seen and warm is set.
+func (r *run) flip(ctx context.Context, conn *jetstream.Conn, beats []*events.Heartbeat, watch *stopwatch, seen <-chan struct{}, warm *atomic.Bool) error {
 	say := func(h *events.Heartbeat) error {
 		h.Seq++
 		h.At = time.Now().UTC()
@@ -128,10 +133,7 @@ func (r *run) flip(ctx context.Context, conn *jetstream.Conn, beats []*events.He
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	watch.mu.Lock()
-	watch.took = nil
-	watch.mu.Unlock()
-	return r.every(ctx, flipEvery, func(i int) error {
+	turn := func(i int) error {
 		h := beats[i%flippers]
 		if h.State == events.StateUp {
 			h.State = events.StateDraining
@@ -139,14 +141,22 @@ func (r *run) flip(ctx context.Context, conn *jetstream.Conn, beats []*events.He
 			h.State = events.StateUp
 		}
 		return say(h)
-	})
+	}
+	if err := r.every(ctx, flipEvery, warmUp, turn); err != nil {
+		return err
+	}
+	watch.mu.Lock()
+	watch.took = nil
+	watch.mu.Unlock()
+	warm.Store(true)
+	return r.every(ctx, flipEvery, r.Phase, turn)
 }
 
-// every calls fn at a steady pace for a phase, and waits for what it has begun.
-func (r *run) every(ctx context.Context, pace time.Duration, fn func(i int) error) error {
+// every calls fn at a steady pace for a time, and waits for what it has begun.
+func (r *run) every(ctx context.Context, pace, d time.Duration, fn func(i int) error) error {
 	t := time.NewTicker(pace)
 	defer t.Stop()
-	end := time.Now().Add(r.Phase)
+	end := time.Now().Add(d)
 	for i := 0; time.Now().Before(end); i++ {
 		if err := fn(i); err != nil {
 			return err
@@ -189,7 +199,7 @@ func (r *run) puts(ctx context.Context, p *peers) ([]time.Duration, error) {
 	value := make([]byte, 600)
 	js := p.writer.JetStream()
 	beside, other := int(float64(r.changing())*flipEvery.Seconds()), flippers
-	err = r.every(ctx, flipEvery, func(i int) error {
+	err = r.every(ctx, flipEvery, r.Phase, func(i int) error {
 		subject := floorSubject(i % flippers)
 		watch.start(strings.TrimPrefix(subject, "$KV."+floorName+"."))
 		if _, err := js.Publish(ctx, subject, value); err != nil {

@@ -109,7 +109,7 @@ func (p *peers) close() error {
 func (r *run) changes(ctx context.Context, load *child, p *peers) error {
 	r.say("changes of state to a view, %d updates/s", r.changing())
 	var begun struct{}
-	if err := load.ask(fmt.Sprintf("%d %g %d", r.Servers, (r.Phase*11/4).Seconds(), r.changing()), &begun); err != nil {
+	if err := load.ask(fmt.Sprintf("%d %g %d", r.Servers, (r.Phase*11/4+2*warmUp).Seconds(), r.changing()), &begun); err != nil {
 		return err
 	}
 	if err := fillBucket(ctx, p.writer, r.Servers); err != nil {
