@@ -29,12 +29,16 @@ type Value struct {
 type Bucket struct {
 	conn *Conn
 	name string
+	// patience bounds each request.
+	patience time.Duration
 	// contact is when the stream's leader last proved itself, in Unix nanoseconds; 0: never.
 	contact atomic.Int64
 }
 
 // Bucket returns the bucket of that name. Nothing is asked of NATS.
-func (c *Conn) Bucket(name string) *Bucket { return &Bucket{conn: c, name: name} }
+func (c *Conn) Bucket(name string) *Bucket {
+	return &Bucket{conn: c, name: name, patience: requestTimeout}
+}
 
 // Contact returns the last moment at which the stream's leader was certainly there: the start of the last Get or Put that
 // it answered, be it with a conflict. The zero time: never.
@@ -72,7 +76,7 @@ const (
 )
 
 // Get returns the value of a key as the stream's leader holds it, whatever replicas lag behind. It fails with ErrNotFound
-// where there is none, and with ErrUnavailable where no leader answers before ctx ends.
+// where there is none, and with ErrUnavailable where no leader answers before ctx ends, nor for 5 s.
 func (b *Bucket) Get(ctx context.Context, key string) (Value, error) {
 	v, deleted, err := b.last(ctx, key)
 	if err == nil && deleted {
@@ -86,6 +90,8 @@ func (b *Bucket) Get(ctx context.Context, key string) (Value, error) {
 
 // last returns the last message of a key, and whether it says that the key is gone.
 func (b *Bucket) last(ctx context.Context, key string) (v Value, deleted bool, err error) {
+	ctx, cancel := within(ctx, b.patience)
+	defer cancel()
 	began := time.Now()
 	v, deleted, err = b.conn.leaderRead(ctx, bucketStream(b.name), map[string]any{"last_by_subj": bucketSubject(b.name, key)})
 	if err == nil || errors.Is(err, ErrNotFound) {
@@ -95,10 +101,8 @@ func (b *Bucket) last(ctx context.Context, key string) (v Value, deleted bool, e
 }
 
 // leaderRead returns the message of a stream that query asks for, and whether it says that its key is gone. Direct reads,
-// where a stream allows them, come from any replica: this asks the leader.
+// where a stream allows them, come from any replica: this asks the leader, until ctx ends.
 func (c *Conn) leaderRead(ctx context.Context, stream string, query map[string]any) (v Value, deleted bool, err error) {
-	ctx, cancel := within(ctx, requestTimeout)
-	defer cancel()
 	data, err := json.Marshal(query)
 	if err != nil {
 		return Value{}, false, err
@@ -234,7 +238,7 @@ func (w *Write) Wait(ctx context.Context) (uint64, error) {
 }
 
 func (w *Write) wait(ctx context.Context) (uint64, error) {
-	end := time.Now().Add(requestTimeout)
+	end := time.Now().Add(w.bucket.patience)
 	over := w.revision == 0 // over a marker, a key may be made again
 	for busy := 0; ; w.send() {
 		if w.err != nil {

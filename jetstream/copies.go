@@ -144,6 +144,8 @@ func (c *Conn) copiesInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
 
 // read returns the copy of one region, nil if there is none that can be used.
 func (k *Copies) read(ctx context.Context, origin string, key sessions.Key) (*sessions.Copy, error) {
+	ctx, cancel := within(ctx, recordPatience)
+	defer cancel()
 	subject := copySubject(key.Jurisdiction, origin, key.Session)
 	v, gone, err := k.conn.leaderRead(ctx, StreamCopies, map[string]any{"last_by_subj": subject})
 	if err == nil && gone {

@@ -12,6 +12,7 @@ import (
 
 var (
 	_ sessions.Beginner = (*Records)(nil)
+	_ sessions.Led      = (*Records)(nil)
 	_ tokens.Ledger     = (*Records)(nil)
 )
 
@@ -19,8 +20,20 @@ var (
 // stream's leader; every write expires with its session.
 type Records struct{ bucket *Bucket }
 
-// Records returns the region's bucket of sessions.
-func (c *Conn) Records() *Records { return &Records{bucket: c.Bucket(BucketSessions)} }
+// recordPatience bounds each request for a session's record. A client waits for it, and while there
+// is no leader, 4 to 7 s at its election, it is better answered without one (V11).
+const recordPatience = 2 * time.Second
+
+// Records returns the region's bucket of sessions. Contact is known of what this value has read
+// and written.
+func (c *Conn) Records() *Records {
+	b := c.Bucket(BucketSessions)
+	b.patience = recordPatience
+	return &Records{bucket: b}
+}
+
+// Contact implements sessions.Led.
+func (r *Records) Contact() time.Time { return r.bucket.Contact() }
 
 // Get implements sessions.Store.
 func (r *Records) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {

@@ -37,6 +37,11 @@ func Settling(fn func(moving Record, theirs *Record) (*Record, bool)) Rule {
 	return func(r *rules) { r.settle = fn }
 }
 
+// Unrotating replaces Unrotate.
+func Unrotating(fn func(rec *Record, t Stamp, region string, contact, now time.Time) bool) Rule {
+	return func(r *rules) { r.unrotate = fn }
+}
+
 // Known hands out a session from the owner's cache by its current token's place, as Take does
 // by the token, which tests have none of.
 func (o *Owner) Known(key Key, t Stamp) *Hold {

@@ -56,20 +56,28 @@ type Pending interface {
 	Wait(ctx context.Context) (Revision, error)
 }
 
+// Led is a Store with a leader that alone accepts writes and may be away. Contact returns when it
+// last proved itself: when the last Get or Put began that it has answered; zero for never.
+type Led interface {
+	Store
+	Contact() time.Time
+}
+
 // Owner changes the sessions of one region.
 type Owner struct {
 	Config
 	rules
 }
 
-// rules are the pure parts of the protocol: Judge, Fold, Adopt, Record.Undo and Record.Settle.
+// rules are the pure parts of the protocol: Judge, Fold, Adopt, Record.Undo, Record.Settle and Unrotate.
 // Tests take one rule out of them at a time.
 type rules struct {
-	judge  func(rec *Record, t Stamp, region string, now time.Time) Judgement
-	fold   func(own *Record, region string, copies []Copy, op string) Folding
-	adopt  func(own *Record, moving Record) (prepared *Record, refusal string)
-	undo   func(moving Record, a Answer, op string, now time.Time) Record
-	settle func(moving Record, theirs *Record) (next *Record, undo bool)
+	judge    func(rec *Record, t Stamp, region string, now time.Time) Judgement
+	fold     func(own *Record, region string, copies []Copy, op string) Folding
+	adopt    func(own *Record, moving Record) (prepared *Record, refusal string)
+	undo     func(moving Record, a Answer, op string, now time.Time) Record
+	settle   func(moving Record, theirs *Record) (next *Record, undo bool)
+	unrotate func(rec *Record, t Stamp, region string, contact, now time.Time) bool
 }
 
 // Config is what an Owner needs. Fields without a stated zero value are required.
@@ -116,7 +124,7 @@ func NewOwner(c Config) (*Owner, error) {
 	if c.Yielded == nil {
 		c.Yielded = func(Yield) {}
 	}
-	return &Owner{Config: c, rules: rules{Judge, Fold, Adopt, Record.Undo, Record.Settle}}, nil
+	return &Owner{Config: c, rules: rules{Judge, Fold, Adopt, Record.Undo, Record.Settle, Unrotate}}, nil
 }
 
 // Bounds of how often a change is judged again. Each loss to another is that one's success,
@@ -126,6 +134,10 @@ const (
 	attempts = 64
 	unsures  = 3
 )
+
+// lookTimeout bounds the look for a write of unknown outcome: a store that has just failed to
+// acknowledge it may well be away.
+const lookTimeout = time.Second
 
 // errUnsure marks a write of unknown outcome that was not there when it was looked for.
 var errUnsure = errors.New("the write has not been seen")
@@ -167,8 +179,12 @@ func (o *Owner) read(ctx context.Context, key Key) (*Record, Revision, error) {
 
 // write puts a record, as rewrite does, and has what is remembered of its session forgotten.
 func (o *Owner) write(ctx context.Context, rec Record, rev Revision, deadline time.Time) (Revision, error) {
-	o.Cache.Forget(rec.Key())
-	return o.rewrite(ctx, &rec, rev, deadline, nil, nil)
+	o.Cache.doubt(rec.Key())
+	rev, err := o.rewrite(ctx, &rec, rev, deadline, nil, nil)
+	if err == nil || errors.Is(err, ErrConflict) {
+		o.Cache.Forget(rec.Key())
+	}
+	return rev, err
 }
 
 // rewrite puts the record unless the deadline has passed, which is asked again right here
@@ -185,11 +201,14 @@ func (o *Owner) rewrite(ctx context.Context, rec *Record, rev Revision, deadline
 		held.keep(rec, next)
 		return next, nil
 	}
-	held.Release()
 	if errors.Is(err, ErrConflict) {
+		held.drop()
 		return 0, err
 	}
-	seen, next, readErr := o.Store.Get(ctx, rec.Key())
+	held.Release()
+	looking, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	seen, next, readErr := o.Store.Get(looking, rec.Key())
 	switch {
 	case readErr == nil && seen.Op == rec.Op && seen.State == rec.State:
 		return next, nil
@@ -230,7 +249,7 @@ type situation struct {
 
 // situate reads a session, folds what has arrived of other regions' records, and some more
 // that the caller knows of, and writes what follows from them before anybody judges by it
-// (V14).
+// (V14). Where that fails the situation has the record that could not be written, and no more.
 func (o *Owner) situate(ctx context.Context, key Key, more ...Copy) (situation, error) {
 	own, rev, err := o.read(ctx, key)
 	if err != nil {
@@ -249,7 +268,7 @@ func (o *Owner) situate(ctx context.Context, key Key, more ...Copy) (situation, 
 		return s, nil
 	}
 	if s.rev, err = o.write(ctx, *s.Record, rev, time.Time{}); err != nil {
-		return situation{}, err
+		return situation{Folding: Folding{Record: s.Record}}, err
 	}
 	if s.Yielded != nil {
 		o.Yielded(Yield{Before: *s.Yielded, After: *s.Record, Conflict: s.Conflict})

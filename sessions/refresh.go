@@ -70,8 +70,9 @@ type Outcome struct {
 // or its outcome is unknown, all again from the read. The verdict in the outcome says what
 // to answer: the tokens of the record after Rotate, Replay and Supersede, a refusal after
 // the others. Elsewhere asks the caller to pass the request on to the region of Owner and, if
-// that is out of reach of everybody, to take over. Errors: ErrUnavailable, ErrDeadline,
-// ErrFloor, ErrStranded, or the decider's.
+// that is out of reach of everybody, to take over. Unrotated has the client go on where it is,
+// if its server lives: nothing was settled. Errors: ErrUnavailable, ErrDeadline, ErrFloor,
+// ErrStranded, or the decider's.
 func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, error) {
 	var out Outcome
 	if req.Held == nil {
@@ -82,6 +83,11 @@ func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 		out, err = o.refresh(ctx, req, d)
 		return err
 	})
+	if errors.Is(err, ErrUnavailable) {
+		if out, ok := o.unrotated(ctx, req); ok {
+			return out, nil
+		}
+	}
 	if err != nil {
 		return Outcome{}, fmt.Errorf("refresh session %s: %w", req.Key, err)
 	}
@@ -93,6 +99,7 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 		return out, err
 	}
 	s, err := o.situate(ctx, req.Key)
+	req.Held.saw(s.Record)
 	if err != nil {
 		return Outcome{}, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
@@ -175,18 +176,20 @@ func TestSignedForeignTokens(t *testing.T) {
 	}
 }
 
-// TestLoginLimit slows down whoever guesses a password.
+// TestLoginLimit slows down whoever guesses a password: ten guesses, then one every 2 s.
 func TestLoginLimit(t *testing.T) {
-	a, _ := healthy(t, "eu-west-1-a", dublin)
-	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
-	s := f.service()
-	for range 10 {
-		refused(t, s, "/v1/login", api.LoginRequest{Username: "ada", Password: "guess"}, api.CodeInvalidCredentials)
-	}
-	status, _, header := post(t, s, "/v1/login", api.LoginRequest{Username: "ada", Password: "ada-dev"})
-	if status != http.StatusTooManyRequests || header.Get("Retry-After") == "" {
-		t.Errorf("after ten guesses: status %d, Retry-After %q", status, header.Get("Retry-After"))
-	}
+	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
+		s := newFleet(t, connect(), server("eu-west-1-a", dublin, "http://127.0.0.1:1")).service()
+		for range 10 {
+			refused(t, s, "/v1/login", api.LoginRequest{Username: "ada", Password: "guess"}, api.CodeInvalidCredentials)
+		}
+		status, _, header := post(t, s, "/v1/login", api.LoginRequest{Username: "ada", Password: "ada-dev"})
+		if status != http.StatusTooManyRequests || header.Get("Retry-After") != "2" {
+			t.Errorf("after ten guesses: status %d, Retry-After %q", status, header.Get("Retry-After"))
+		}
+		time.Sleep(2 * time.Second)
+		login(t, s)
+	})
 }
 
 // TestServers lists the region's servers, and saves a client what it has already.

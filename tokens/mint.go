@@ -51,13 +51,21 @@ type signs interface {
 }
 
 // access returns the access token of the record's answer.
-func (m mint) access(r *sessions.Record, keys signs) (string, error) {
+func (m mint) access(r *sessions.Record, keys signs) (string, error) { return m.accessAs(r, "a", keys) }
+
+// unrotated returns an access token of an answer that the record was not written with: no second
+// one is like it.
+func (m mint) unrotated(r *sessions.Record, keys signs) (string, error) {
+	return m.accessAs(r, newID(), keys)
+}
+
+func (m mint) accessAs(r *sessions.Record, kind string, keys signs) (string, error) {
 	a := &r.Answer
 	room := m.room()
 	defer m.rooms.Put(room)
 	w := &room.claims
 	w.Open()
-	m.session(w, r, "a", a.AccessExp)
+	m.session(w, r, kind, a.AccessExp)
 	w.String("server_id", a.Server)
 	w.String("server_url", a.URL)
 	w.String("region", a.Region)
@@ -113,7 +121,7 @@ func (m mint) session(w *wire.Writer, r *sessions.Record, kind string, expires t
 	w.Filled("scope", r.Scope)
 }
 
-// tokenID returns the claim jti: <session>.<epoch>.<generation>.<a|r>.
+// tokenID returns the claim jti: <session>.<epoch>.<generation>.<a|r>, or a fresh id in the place of a.
 func tokenID(r *sessions.Record, kind string) string {
 	return r.Session + "." + strconv.FormatUint(r.Epoch.Number, 10) + "." + strconv.FormatUint(r.Gen, 10) + "." + kind
 }

@@ -19,6 +19,10 @@ const (
 	outboxBatch    = 256
 	publishTimeout = time.Second
 	outboxDrain    = time.Second
+	// An event that is not stored is sent again after outboxPause, then ever more slowly, for
+	// outboxPatience; those behind it wait.
+	outboxPause    = 100 * time.Millisecond
+	outboxPatience = time.Minute
 )
 
 // outbox publishes events after the facts they tell of are durable, so that no client waits
@@ -71,7 +75,7 @@ func (o *outbox) work(ctx context.Context, lane <-chan events.Event) {
 	for {
 		select {
 		case e := <-lane:
-			o.publish(context.WithoutCancel(ctx), fill(batch, e, lane))
+			o.publish(ctx, fill(batch, e, lane))
 			continue
 		case <-ctx.Done():
 		}
@@ -82,6 +86,10 @@ func (o *outbox) work(ctx context.Context, lane <-chan events.Event) {
 	for {
 		select {
 		case e := <-lane:
+			if drain.Err() != nil {
+				o.drop(e, "the service has ended")
+				continue
+			}
 			o.publish(drain, fill(batch, e, lane))
 		default:
 			return
@@ -110,29 +118,43 @@ func fill(batch []sending, e events.Event, lane <-chan events.Event) []sending {
 }
 
 // publish sends all events and then waits until they are stored, so that many take not much
-// longer than one. One that is not stored so is published by itself, and tried for as long as
-// ever: while a stream elects its leader, as few are lost as can be.
+// longer than one. One that is not stored so is published by itself: while a stream elects its
+// leader, or NATS is away, as few are lost as can be.
 func (o *outbox) publish(ctx context.Context, batch []sending) {
 	if bus, ok := o.bus.(Beginner); ok && len(batch) > 1 {
 		for i := range batch {
 			batch[i].wait = begin(bus, batch[i].event)
 		}
 	}
-	all, cancel := context.WithTimeout(ctx, publishTimeout)
+	all, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	for i, s := range batch {
 		if s.wait == nil || s.wait(all) != nil {
-			o.publishOne(ctx, s.event)
+			o.publishOne(ctx, all, s.event)
 		}
 		batch[i] = sending{}
 	}
 }
 
-func (o *outbox) publishOne(ctx context.Context, e events.Event) {
-	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
-	defer cancel()
-	if err := o.send(ctx, e); err != nil {
-		o.drop(e, err.Error())
+// publishOne publishes an event, again and again until ctx ends, and then as long as its batch has
+// time.
+func (o *outbox) publishOne(ctx, batch context.Context, e events.Event) {
+	began := time.Now()
+	for pause := outboxPause; ; pause = min(2*pause, publishTimeout) {
+		parent := context.WithoutCancel(ctx)
+		if ctx.Err() != nil {
+			parent = batch
+		}
+		once, cancel := context.WithTimeout(parent, publishTimeout)
+		err := o.send(once, e)
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Since(began) >= outboxPatience || wait(ctx, pause) != nil {
+			o.drop(e, err.Error())
+			return
+		}
 	}
 }
 

@@ -81,6 +81,9 @@ func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outc
 		return api.TokensReply{}, refreshError(err)
 	}
 	s.metrics.refreshed(out.Judgement.Verdict)
+	if out.Judgement.Verdict == sessions.Unrotated {
+		return s.unrotated(ctx, r, out.Record)
+	}
 	if err := verdictError(out.Judgement.Verdict); err != nil {
 		if out.Written {
 			s.endedByReuse(ctx, &out.Record)
@@ -125,8 +128,6 @@ func verdictError(v sessions.Verdict) error {
 		return &api.Error{Code: api.CodeRefreshReused}
 	case sessions.Ended:
 		return &api.Error{Code: api.CodeSessionRevoked}
-	case sessions.Unrotated:
-		return unavailable("the session is being handed over; try again in a moment", nil)
 	default:
 		return unavailable("the session's region is behind", nil)
 	}
@@ -165,13 +166,18 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 	} else if rec.Answer.From.Server != "" && rec.Answer.Decision == string(placement.VerdictMove) {
 		kind = events.SessionMoved
 	}
+	s.tellDecision(r)
+	s.outbox.put(s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
+}
+
+// tellDecision counts a decision and publishes it, unless it is one of too many stays.
+func (s *Service) tellDecision(r *redemption) {
 	s.metrics.decided(r.decision)
 	if sampled, ok := s.stays.take(r.decision.Verdict, r.now); ok {
 		e := s.decisionEvent(r.view, r.placed, r.decision, r.before, r.now)
 		e.Sampled = sampled
 		s.outbox.put(e)
 	}
-	s.outbox.put(s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
 }
 
 // endedByReuse tells every region that a session was ended because an old token came back.
@@ -265,12 +271,7 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 		return sessions.Answer{}, &api.Error{Code: api.CodeSessionExpired}
 	}
 	r.before = rec.Epoch
-	r.placed = placement.Request{
-		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
-		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),
-		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
-		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
-	}
+	r.placed = r.facts(&rec)
 	if j.Lost || j.TakenOver {
 		r.placed.Server = ""
 	}
@@ -295,6 +296,16 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 		a.From = rec.Answer.From
 	}
 	return a, err
+}
+
+// facts returns what a placement of the session is founded on.
+func (r *redemption) facts(rec *sessions.Record) placement.Request {
+	return placement.Request{
+		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
+		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),
+		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
+		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
+	}
 }
 
 // Stay implements sessions.Stayer.

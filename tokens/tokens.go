@@ -267,6 +267,8 @@ func (s *Service) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.hearReports(ctx); return nil })
 	g.Go(func() error { s.hearViews(ctx); return nil })
+	g.Go(func() error { s.hearRevoked(ctx); return nil })
+	g.Go(func() error { s.keepContact(ctx); return nil })
 	g.Go(func() error { s.sweeper.run(ctx); return nil })
 	g.Go(func() error { s.recover(ctx); return nil })
 	g.Go(func() error { return s.followCopies(ctx) })

@@ -17,8 +17,9 @@ const (
 	// exploreEvery one of how many later: so all are found, and new ones.
 	exploreFirst = 32
 	exploreEvery = 64
-	// instanceTimeout is how long a chosen one may take before any is asked.
-	instanceTimeout = 2 * time.Second
+	// instanceTimeout is how long a chosen one may take before any is asked: longer than it waits
+	// for a store that does not answer, for then it alone remembers the session.
+	instanceTimeout = 3500 * time.Millisecond
 )
 
 // instances chooses which token service refreshes a session: always the same one, so that it
