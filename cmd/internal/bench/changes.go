@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,9 +64,13 @@ func (w *stopwatch) times() (took []time.Duration, missing int) {
 	return w.took, missing
 }
 
+// seen is how soon changes were seen: decided from when the registry had them, sent from the
+// heartbeat on, cold those of warmUp, from when the registry had them.
+type seen struct{ decided, sent, cold []time.Duration }
+
 // flips measures how soon the view of a follower, which has a connection of its own, shows that
-// a server drains, or does so no more: from when the registry had it, and from the heartbeat.
-func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duration, err error) {
+// a server drains, or does so no more.
+func (r *run) flips(ctx context.Context, p *peers) (s seen, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	beats := make([]*events.Heartbeat, flippers)
@@ -76,7 +81,7 @@ func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duratio
 	watch := stopwatch{began: map[string]time.Time{}}
 	states := map[string]events.State{}
 	all := make(chan struct{})
-	seen := all // nil once it is closed
+	open := all // nil once it is closed
 	var warm atomic.Bool
 	f := registry.NewFollower(p.reader, func(v *registry.View) {
 		for _, h := range beats {
@@ -86,13 +91,16 @@ func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duratio
 			}
 			states[h.Server] = v.State(at)
 			watch.stop(h.Server)
-			if s, _ := v.Server(h.Server); warm.Load() {
-				decided = append(decided, time.Since(s.Since))
+			changed, _ := v.Server(h.Server)
+			if took := time.Since(changed.Since); warm.Load() {
+				s.decided = append(s.decided, took)
+			} else if open == nil {
+				s.cold = append(s.cold, took)
 			}
 		}
-		if len(states) == flippers && seen != nil {
-			close(seen)
-			seen = nil
+		if len(states) == flippers && open != nil {
+			close(open)
+			open = nil
 		}
 	}, nil)
 	var g errgroup.Group
@@ -100,13 +108,16 @@ func (r *run) flips(ctx context.Context, p *peers) (decided, sent []time.Duratio
 	err = r.flip(ctx, p.writer, beats, &watch, all, &warm)
 	cancel()
 	if err = errors.Join(err, g.Wait()); err != nil {
-		return nil, nil, err
+		return seen{}, err
 	}
-	sent, missing := watch.times()
-	if missing > 0 || len(sent) == 0 {
-		return nil, nil, fmt.Errorf("%d changes were seen, %d were not", len(sent), missing)
+	var missing int
+	if s.sent, missing = watch.times(); missing > 0 || len(s.sent) == 0 {
+		return seen{}, fmt.Errorf("%d changes were seen, %d were not", len(s.sent), missing)
 	}
-	return decided, sent, nil
+	for _, list := range [][]time.Duration{s.decided, s.sent, s.cold} {
+		slices.Sort(list)
+	}
+	return s, nil
 }
 
 // flip changes states for a time, once all flippers were seen and warm is set.
