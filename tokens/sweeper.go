@@ -31,29 +31,19 @@ type sweeper struct {
 	// wake holds a token while something may be due.
 	wake chan struct{}
 
-	mu   sync.Mutex
-	keys map[sessions.Key]*unsettled
-}
-
-// unsettled is a session to look at, when, and how long to wait after that.
-type unsettled struct {
-	due  time.Time
-	wait time.Duration
-	busy bool
+	// mu guards agenda.
+	mu     sync.Mutex
+	agenda *agenda
 }
 
 func newSweeper(s *Service) *sweeper {
-	return &sweeper{s: s, wake: make(chan struct{}, 1), keys: map[sessions.Key]*unsettled{}}
+	return &sweeper{s: s, wake: make(chan struct{}, 1), agenda: newAgenda(maxUnsettled)}
 }
 
-// add remembers a session. It does not block.
+// add remembers a session of which there is news. It does not block.
 func (w *sweeper) add(key sessions.Key) {
 	w.mu.Lock()
-	if u := w.keys[key]; u != nil {
-		u.wait = sweepFirst
-	} else if len(w.keys) < maxUnsettled {
-		w.keys[key] = &unsettled{due: time.Now().Add(sweepFirst), wait: sweepFirst}
-	}
+	w.agenda.add(key, time.Now())
 	w.mu.Unlock()
 	notify(w.wake)
 }
@@ -66,18 +56,22 @@ func (w *sweeper) run(ctx context.Context) {
 	timer := time.NewTimer(sweepLast)
 	defer timer.Stop()
 	for {
-		due, next := w.due(time.Now())
-		for _, key := range due {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-			g.Go(func() {
-				defer func() { <-slots }()
-				w.look(ctx, key)
-			})
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
 		}
+		w.mu.Lock()
+		key, next, ok := w.agenda.pop(time.Now())
+		w.mu.Unlock()
+		if ok {
+			g.Go(func() {
+				w.look(ctx, key)
+				<-slots
+			})
+			continue
+		}
+		<-slots
 		timer.Reset(next)
 		select {
 		case <-ctx.Done():
@@ -86,24 +80,6 @@ func (w *sweeper) run(ctx context.Context) {
 		case <-w.wake:
 		}
 	}
-}
-
-// due returns the sessions that are to be looked at, and how long until others are.
-func (w *sweeper) due(now time.Time) (due []sessions.Key, next time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	next = sweepLast
-	for key, u := range w.keys {
-		switch wait := u.due.Sub(now); {
-		case u.busy:
-		case wait <= 0:
-			u.busy = true
-			due = append(due, key)
-		default:
-			next = min(next, wait)
-		}
-	}
-	return due, next
 }
 
 // look sweeps one session, and forgets it once it is settled.
@@ -116,13 +92,7 @@ func (w *sweeper) look(ctx context.Context, key sessions.Key) {
 			slog.String("session", key.Session), slog.String("error", err.Error()))
 	}
 	w.mu.Lock()
-	u := w.keys[key]
-	if settled {
-		delete(w.keys, key)
-	} else {
-		u.busy, u.due = false, time.Now().Add(u.wait)
-		u.wait = min(2*u.wait, sweepLast)
-	}
+	w.agenda.done(key, settled, time.Now())
 	w.mu.Unlock()
 	notify(w.wake)
 }
