@@ -10,10 +10,10 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-// followCopies has whatever a copy says of a session forgotten that is remembered, before anything
-// else; while it may hear of copies too late, none is remembered. It folds those arriving copies at once for which nobody may ask soon: a session that
-// was taken from this region, whose old server has to hear of it; one that was handed over to it;
-// one that was revoked elsewhere.
+// followCopies has a remembered session forgotten as soon as a copy of it arrives; while copies
+// may come too late, none is remembered. Those copies are folded at once for which nobody may ask
+// soon: of a session that was taken from this region, whose old server has to hear of it, that was
+// handed over to it, or that was revoked elsewhere.
 func (s *Service) followCopies(ctx context.Context) error {
 	if s.cfg.Arrivals == nil {
 		return nil

@@ -160,6 +160,8 @@ type Service struct {
 	outbox  *outbox
 	sweeper *sweeper
 	sight   *sight
+	// retelling tells a region that is back of revocations.
+	retelling *retelling
 	// revoking is held by the one request that ends many sessions.
 	revoking chan struct{}
 	metrics  *metrics
@@ -237,7 +239,7 @@ func New(c Config) (*Service, error) {
 	s.SetKeys(c.Keys)
 	s.metrics.keys(c.Metrics, s.public)
 	s.verify = api.Verifier{Key: s.public.key, Retired: s.public.retired, Issuer: c.Issuer, Audience: c.Audience}
-	s.sweeper, s.sight = newSweeper(s), newSight(time.Now())
+	s.sweeper, s.sight, s.retelling = newSweeper(s), newSight(time.Now()), newRetelling(s)
 	var err error
 	if c.Cached > 0 {
 		s.cache = sessions.NewCache(c.Cached)
@@ -270,7 +272,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.sweeper.run(ctx); return nil })
 	g.Go(func() error { s.recover(ctx); return nil })
 	g.Go(func() error { return s.followCopies(ctx) })
-	g.Go(func() error { newRetelling(s).run(ctx); return nil })
+	g.Go(func() error { s.retelling.run(ctx); return nil })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()
