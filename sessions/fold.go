@@ -25,8 +25,9 @@ type Folding struct {
 // Fold takes what has arrived of other regions' records into a region's own: revoked beats
 // everything; a higher epoch of an active or moved copy makes the own record moved; prepared
 // and moving copies never outrank; the owner's moved record at the own prepared epoch makes
-// that active, and its going on above drops it. op names the write, if there has to be one.
-func Fold(own *Record, region string, copies []Copy, op string) Folding {
+// that active, and its going on above drops it. op names the write by which the session ends; any
+// other keeps the name of what it follows from.
+func Fold(own *Record, region string, copies []Copy, op func() string) Folding {
 	f := Folding{Record: own}
 	best := outranking(copies)
 	switch {
@@ -35,7 +36,7 @@ func Fold(own *Record, region string, copies []Copy, op string) Folding {
 	case revoked(copies):
 		f.Revoked = true
 		if own != nil {
-			f.become(own.Revoke(op))
+			f.become(own.Revoke(op()))
 		}
 	case best == nil:
 	case own == nil:

@@ -66,7 +66,7 @@ type Owner struct {
 // Tests take one rule out of them at a time.
 type rules struct {
 	judge  func(rec *Record, t Stamp, region string, now time.Time) Judgement
-	fold   func(own *Record, region string, copies []Copy, op string) Folding
+	fold   func(own *Record, region string, copies []Copy, op func() string) Folding
 	adopt  func(own *Record, moving Record) (prepared *Record, refusal string)
 	undo   func(moving Record, a Answer, op string, now time.Time) Record
 	settle func(moving Record, theirs *Record) (next *Record, undo bool)
@@ -244,7 +244,7 @@ func (o *Owner) situate(ctx context.Context, key Key, more ...Copy) (situation, 
 		}
 		copies = append(arrived, more...)
 	}
-	s := situation{o.fold(own, o.Region, copies, o.NewOp()), rev, copies}
+	s := situation{o.fold(own, o.Region, copies, o.NewOp), rev, copies}
 	if !s.Changed {
 		return s, nil
 	}
