@@ -108,11 +108,11 @@ func above(r, best *Record) bool { return best == nil || best.Current().Less(r.C
 // if both took it from a third and neither from the other; or if the line that the winner has given
 // up had gone on after the region took the session from there.
 func (r Record) forked(own Record) bool {
-	taken, ok := r.takenFrom(own.Epoch.Region)
+	taken, ok := r.TakenFrom(own.Epoch.Region)
 	if ok && taken.Less(own.Current()) || !ok && r.beside(own) {
 		return true
 	}
-	taken, ok = own.takenFrom(r.Abandoned.Epoch.Region)
+	taken, ok = own.TakenFrom(r.Abandoned.Epoch.Region)
 	return ok && taken.Epoch == r.Abandoned.Epoch && taken.Less(r.Abandoned)
 }
 
@@ -126,8 +126,8 @@ func (r Record) beside(own Record) bool {
 	return len(r.Taken) > 0 && own.State == StateActive
 }
 
-// takenFrom returns the last token known of a region when the session was taken from it.
-func (r Record) takenFrom(region string) (Stamp, bool) {
+// TakenFrom returns the last token known of a region when the session was taken from it.
+func (r *Record) TakenFrom(region string) (Stamp, bool) {
 	for _, t := range r.Taken {
 		if t.Epoch.Region == region {
 			return t, true

@@ -94,6 +94,10 @@ type Config struct {
 	// another region has gone on with. Neither blocks. nil: nobody is told.
 	Unsettled func(Key)
 	Yielded   func(Yield)
+	// Unheard is told, by each Sweep, of a session that was taken over here from a region which does
+	// not show that yet. Before is what was last copied of that region's record, or the place that the
+	// client has left. It does not block. nil: nobody is told.
+	Unheard func(Yield)
 }
 
 // Yield is a session that this region owned until it learned that another does.
@@ -115,6 +119,9 @@ func NewOwner(c Config) (*Owner, error) {
 	}
 	if c.Yielded == nil {
 		c.Yielded = func(Yield) {}
+	}
+	if c.Unheard == nil {
+		c.Unheard = func(Yield) {}
 	}
 	return &Owner{Config: c, rules: rules{Judge, Fold, Adopt, Record.Undo, Record.Settle}}, nil
 }

@@ -11,8 +11,10 @@ import (
 // there is news of it, and ever more rarely where nothing changes. It is pure: callers tell the
 // time.
 type agenda struct {
-	// most bounds how many are remembered.
+	// most bounds how many are remembered, half of it those with patience; left says that there was
+	// no room for some.
 	most int
+	left bool
 	all  map[sessions.Key]*appointment
 	// soon and patient are those that are not being looked at, the first due on top.
 	soon, patient dates
@@ -47,11 +49,12 @@ func newAgenda(most int) *agenda {
 }
 
 // add takes a session of which there is news: it is due after sweepFirst, also if it was put off
-// for longer, and once more if it is being looked at. False: there is no room for it.
+// for longer, and once more if it is being looked at. Where all room is taken one with patience
+// goes. False: there is none.
 func (a *agenda) add(key sessions.Key, now time.Time) bool {
 	p := a.all[key]
 	switch {
-	case p == nil && len(a.all) >= a.most:
+	case p == nil && len(a.all) >= a.most && !a.evict():
 		return false
 	case p == nil:
 		p = &appointment{key: key, due: now.Add(sweepFirst)}
@@ -76,12 +79,25 @@ func (a *agenda) addPatient(key sessions.Key, now time.Time) bool {
 	if a.all[key] != nil {
 		return true
 	}
-	if len(a.all) >= a.most {
+	if len(a.all) >= a.most || len(a.patient) >= a.most/2 {
+		a.left = true
 		return false
 	}
 	p := &appointment{key: key, due: now.Add(sweepFirst), wait: sweepFirst, patient: true}
 	a.all[key] = p
 	heap.Push(a.heap(p), p)
+	return true
+}
+
+// evict forgets one of the last of those with patience. False: there is none.
+func (a *agenda) evict() bool {
+	a.left = true
+	last := len(a.patient) - 1
+	if last < 0 {
+		return false
+	}
+	delete(a.all, a.patient[last].key)
+	heap.Remove(&a.patient, last)
 	return true
 }
 

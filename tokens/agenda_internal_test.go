@@ -96,7 +96,7 @@ func TestManyAreQuick(t *testing.T) {
 		a.add(sessionNamed(fmt.Sprint(i)), dawn.Add(time.Duration(i)))
 		a.pop(dawn)
 	}
-	if a.add(sessionNamed("one more"), dawn) || a.addPatient(sessionNamed("one more"), dawn) {
+	if a.add(sessionNamed("one more"), dawn) || a.addPatient(sessionNamed("one more"), dawn) || !a.left {
 		t.Error("there is no bound")
 	}
 	now := dawn.Add(time.Hour)
@@ -137,6 +137,25 @@ func TestThePatientTakeTurns(t *testing.T) {
 	}
 	if most := int(time.Second/patientEvery) + 1; looks > most || looks < most-2 {
 		t.Errorf("%d looks in a second, want %d", looks, most)
+	}
+}
+
+// TestNewsFindsRoom: those with patience take half the room, and give that to others.
+func TestNewsFindsRoom(t *testing.T) {
+	a := newAgenda(10)
+	for i := range 8 {
+		if a.addPatient(sessionNamed(fmt.Sprint("patient", i)), dawn) != (i < 5) {
+			t.Errorf("patient %d", i)
+		}
+	}
+	a.left = false
+	for i := range 10 {
+		if !a.add(sessionNamed(fmt.Sprint("news", i)), dawn) || a.left != (i >= 5) || len(a.all) > 10 {
+			t.Errorf("news %d: %d are remembered, some left out: %t", i, len(a.all), a.left)
+		}
+	}
+	if a.add(sessionNamed("one more"), dawn) {
+		t.Error("there is no bound")
 	}
 }
 
