@@ -18,7 +18,7 @@ func Judging(fn func(rec *Record, t Stamp, region string, now time.Time) Judgeme
 }
 
 // FoldingBy replaces Fold.
-func FoldingBy(fn func(own *Record, region string, copies []Copy, op string) Folding) Rule {
+func FoldingBy(fn func(own *Record, region string, copies []Copy, op func() string) Folding) Rule {
 	return func(r *rules) { r.fold = fn }
 }
 

@@ -124,6 +124,11 @@ func (f *fleet) newOwner(s *site) *sessions.Owner {
 		},
 		Unsettled: func(sessions.Key) { s.unsettled = true },
 		Yielded:   func(y sessions.Yield) { f.yielded(s, y) },
+		Unheard: func(y sessions.Yield) {
+			if f.reach(s.name, y.Before.Answer.Region) {
+				f.release(y.After.Epoch, y.Before.Answer.Region)
+			}
+		},
 	})
 	if err != nil {
 		panic(err) // every field is given

@@ -9,7 +9,7 @@ import (
 
 // withoutCopies folds only the copies that are kept.
 func withoutCopies(keep func(sessions.Copy) bool) sessions.Rule {
-	return sessions.FoldingBy(func(own *sessions.Record, region string, copies []sessions.Copy, op string) sessions.Folding {
+	return sessions.FoldingBy(func(own *sessions.Record, region string, copies []sessions.Copy, op func() string) sessions.Folding {
 		var kept []sessions.Copy
 		for _, c := range copies {
 			if keep(c) {

@@ -25,8 +25,9 @@ type Folding struct {
 // Fold takes what has arrived of other regions' records into a region's own: revoked beats
 // everything; a higher epoch of an active or moved copy makes the own record moved; prepared
 // and moving copies never outrank; the owner's moved record at the own prepared epoch makes
-// that active, and its going on above drops it. op names the write, if there has to be one.
-func Fold(own *Record, region string, copies []Copy, op string) Folding {
+// that active, and its going on above drops it. op names the write by which the session ends; any
+// other keeps the name of what it follows from.
+func Fold(own *Record, region string, copies []Copy, op func() string) Folding {
 	f := Folding{Record: own}
 	best := outranking(copies)
 	switch {
@@ -35,7 +36,7 @@ func Fold(own *Record, region string, copies []Copy, op string) Folding {
 	case revoked(copies):
 		f.Revoked = true
 		if own != nil {
-			f.become(own.Revoke(op))
+			f.become(own.Revoke(op()))
 		}
 	case best == nil:
 	case own == nil:
@@ -107,11 +108,11 @@ func above(r, best *Record) bool { return best == nil || best.Current().Less(r.C
 // if both took it from a third and neither from the other; or if the line that the winner has given
 // up had gone on after the region took the session from there.
 func (r Record) forked(own Record) bool {
-	taken, ok := r.takenFrom(own.Epoch.Region)
+	taken, ok := r.TakenFrom(own.Epoch.Region)
 	if ok && taken.Less(own.Current()) || !ok && r.beside(own) {
 		return true
 	}
-	taken, ok = own.takenFrom(r.Abandoned.Epoch.Region)
+	taken, ok = own.TakenFrom(r.Abandoned.Epoch.Region)
 	return ok && taken.Epoch == r.Abandoned.Epoch && taken.Less(r.Abandoned)
 }
 
@@ -125,8 +126,8 @@ func (r Record) beside(own Record) bool {
 	return len(r.Taken) > 0 && own.State == StateActive
 }
 
-// takenFrom returns the last token known of a region when the session was taken from it.
-func (r Record) takenFrom(region string) (Stamp, bool) {
+// TakenFrom returns the last token known of a region when the session was taken from it.
+func (r *Record) TakenFrom(region string) (Stamp, bool) {
 	for _, t := range r.Taken {
 		if t.Epoch.Region == region {
 			return t, true

@@ -71,7 +71,7 @@ var mutants = []mutant{
 			rec = &alive
 		}
 		return sessions.Judge(rec, t, region, now)
-	}, fold: func(own *sessions.Record, region string, copies []sessions.Copy, op string) sessions.Folding {
+	}, fold: func(own *sessions.Record, region string, copies []sessions.Copy, op func() string) sessions.Folding {
 		f := sessions.Fold(own, region, copies, op)
 		f.Revoked = false
 		if own != nil {

@@ -73,7 +73,7 @@ type Owner struct {
 // Tests take one rule out of them at a time.
 type rules struct {
 	judge    func(rec *Record, t Stamp, region string, now time.Time) Judgement
-	fold     func(own *Record, region string, copies []Copy, op string) Folding
+	fold     func(own *Record, region string, copies []Copy, op func() string) Folding
 	adopt    func(own *Record, moving Record) (prepared *Record, refusal string)
 	undo     func(moving Record, a Answer, op string, now time.Time) Record
 	settle   func(moving Record, theirs *Record) (next *Record, undo bool)
@@ -102,6 +102,10 @@ type Config struct {
 	// another region has gone on with. Neither blocks. nil: nobody is told.
 	Unsettled func(Key)
 	Yielded   func(Yield)
+	// Unheard is told, by each Sweep, of a session that was taken over here from a region which does
+	// not show that yet. Before is what was last copied of that region's record, or the place that the
+	// client has left. It does not block. nil: nobody is told.
+	Unheard func(Yield)
 }
 
 // Yield is a session that this region owned until it learned that another does.
@@ -123,6 +127,9 @@ func NewOwner(c Config) (*Owner, error) {
 	}
 	if c.Yielded == nil {
 		c.Yielded = func(Yield) {}
+	}
+	if c.Unheard == nil {
+		c.Unheard = func(Yield) {}
 	}
 	return &Owner{Config: c, rules: rules{Judge, Fold, Adopt, Record.Undo, Record.Settle, Unrotate}}, nil
 }
@@ -263,7 +270,7 @@ func (o *Owner) situate(ctx context.Context, key Key, more ...Copy) (situation, 
 		}
 		copies = append(arrived, more...)
 	}
-	s := situation{o.fold(own, o.Region, copies, o.NewOp()), rev, copies}
+	s := situation{o.fold(own, o.Region, copies, o.NewOp), rev, copies}
 	if !s.Changed {
 		return s, nil
 	}

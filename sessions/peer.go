@@ -61,8 +61,8 @@ func (o *Owner) Answer(ctx context.Context, q Question, admit func(offer Record)
 		case q.Kind == Activating && (q.Record.State != StateMoved || q.Record.Epoch.Region != o.Region):
 			return errors.New("the record has not moved here")
 		case q.Kind == Activating:
-			// The record is as good as a copy: folding it does what is to be done.
-			reply, err = o.show(ctx, q.Record.Key(), Copy{Region: q.Record.Source, Record: q.Record})
+			// The record is as good as a copy, of whichever region: folding it does what is to be done.
+			reply, err = o.show(ctx, q.Record.Key(), Copy{Record: q.Record})
 		case q.Kind == Showing:
 			reply, err = o.show(ctx, q.Record.Key())
 		default:

@@ -31,7 +31,7 @@ var (
 type mutant struct {
 	rule, name string
 	judge      func(rec *sessions.Record, t sessions.Stamp, region string, now time.Time) sessions.Judgement
-	fold       func(own *sessions.Record, region string, copies []sessions.Copy, op string) sessions.Folding
+	fold       func(own *sessions.Record, region string, copies []sessions.Copy, op func() string) sessions.Folding
 	// noDeadline and noFloor keep both from the owner; noClaims swallows a write that only
 	// records a claim; stay answers with the old server where a move is due.
 	noDeadline, noFloor, noClaims, stay bool

@@ -8,7 +8,7 @@ import (
 
 // Sweep sees a session through whose handover, or takeover, is not settled, and reports
 // whether it is now. Who calls it again later until it is, also after a restart for all
-// records that are not active, leaves none behind. Its error ends this attempt.
+// records that are not active or were taken over, leaves none behind. Its error ends this attempt.
 func (o *Owner) Sweep(ctx context.Context, key Key, d Stayer) (settled bool, err error) {
 	err = retry(ctx, func() (err error) {
 		settled, err = o.sweep(ctx, key, d)
@@ -32,7 +32,9 @@ func (o *Owner) sweep(ctx context.Context, key Key, d Stayer) (bool, error) {
 		return o.sweepMoved(ctx, rec, s.copies)
 	case StatePrepared:
 		return o.sweepPrepared(ctx, rec)
-	case StateActive, StateRevoked:
+	case StateActive:
+		return o.sweepTaken(rec, s.copies), nil
+	case StateRevoked:
 	}
 	return true, nil
 }
@@ -95,4 +97,41 @@ func (o *Owner) sweepPrepared(ctx context.Context, rec Record) (bool, error) {
 	}
 	s, err := o.situate(ctx, rec.Key(), Copy{Region: rec.Source, Record: *reply.Record})
 	return err == nil && s.Record.State != StatePrepared, err
+}
+
+// sweepTaken repeats the release of a session that was taken over until the copy of the region that
+// it was taken from shows that it knows of it: its servers may have been out of reach until now.
+func (o *Owner) sweepTaken(rec Record, copies []Copy) (settled bool) {
+	settled = true
+	for _, t := range rec.Taken {
+		if t.Epoch.Region == o.Region {
+			continue
+		}
+		before, heard := rec.lostBy(t, copies)
+		if heard {
+			continue
+		}
+		settled = false
+		if before.Answer.Server != "" {
+			o.Unheard(Yield{Before: before, After: rec})
+		}
+	}
+	return settled
+}
+
+// lostBy returns the record that a region had of a session when it was taken from there, as far as
+// is known, and whether the region shows that it knows: it has the session's epoch, or has
+// given up its own for another region's, which releases its lock as well. Where a session has come
+// by handover from the region that took it over, and there is no copy, it is for that one to see to.
+func (r *Record) lostBy(t Stamp, copies []Copy) (before Record, heard bool) {
+	for i := range copies {
+		c := &copies[i].Record
+		if copies[i].Region != t.Epoch.Region {
+			continue
+		}
+		gone := c.State == StateMoved && c.Epoch.Region != t.Epoch.Region && t.Epoch.Compare(c.Epoch) < 0
+		return *c, gone || r.Epoch.Compare(c.Epoch) <= 0
+	}
+	from := r.Answer.From
+	return Record{Server: from.Server, Answer: Answer{Server: from.Server, Region: from.Region}}, r.Source != ""
 }

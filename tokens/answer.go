@@ -118,14 +118,19 @@ func release(rec *sessions.Record, now time.Time) *events.LockReleased {
 	}
 }
 
+// releaseAgain tells the server of the record before, in whichever region, to refuse its locks.
+func (s *Service) releaseAgain(y sessions.Yield) {
+	from := y.Before.Answer
+	s.outbox.put(&events.LockReleased{
+		Version: events.Version, Region: from.Region, Server: from.Server, At: time.Now().UTC(),
+		Session: y.After.Session, Epoch: y.After.Epoch, To: y.After.Answer.Home(),
+	})
+}
+
 // yielded tells of a session that another region has gone on with.
 func (s *Service) yielded(y sessions.Yield) {
 	now := time.Now()
-	from, to := y.Before.Answer, y.After.Answer
-	s.outbox.put(&events.LockReleased{
-		Version: events.Version, Region: from.Region, Server: from.Server, At: now.UTC(),
-		Session: y.After.Session, Epoch: y.After.Epoch, To: to.Home(),
-	})
+	s.releaseAgain(y)
 	if y.Conflict {
 		s.outbox.put(s.sessionEvent(&y.Before, events.SessionConflict, string(placement.ReasonRegionDown), now))
 	}

@@ -39,3 +39,10 @@ func DecodeRefresh(data []byte) (r api.RefreshRequest, scanned bool, err error) 
 	r, err = decode[api.RefreshRequest](data)
 	return r, scanned, err
 }
+
+// Unsettled returns how many sessions the sweeper sees through.
+func (s *Service) Unsettled() int {
+	s.sweeper.mu.Lock()
+	defer s.sweeper.mu.Unlock()
+	return len(s.sweeper.agenda.all)
+}

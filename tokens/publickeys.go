@@ -135,12 +135,7 @@ func (p *publicKeys) held(now time.Time) {
 }
 
 // wake has the exchange go on at once.
-func (p *publicKeys) wake() {
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
-}
+func (p *publicKeys) wake() { notify(p.kick) }
 
 // vouches reports whether what this service has signed by a key is good without verification: the
 // key still verifies, and it is still the service's.

@@ -163,6 +163,7 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 	kind := events.SessionRefreshed
 	if out.Judgement.TakenOver {
 		kind = events.SessionTakenOver
+		s.sweeper.addPatient(rec.Key()) // who has lost the session may not hear the release
 	} else if rec.Answer.From.Server != "" && rec.Answer.Decision == string(placement.VerdictMove) {
 		kind = events.SessionMoved
 	}

@@ -26,8 +26,6 @@ const (
 	regionSilence = 3 * time.Second
 	// retellSpan is how far apart in time the revocations of one event may be.
 	retellSpan = 10 * time.Second
-	// retellRetry is the pause before view updates are subscribed to again.
-	retellRetry = time.Second
 	// maxRegions bounds the regions that are remembered.
 	maxRegions = 1024
 )
@@ -52,23 +50,8 @@ func newRetelling(s *Service) *retelling {
 	return &retelling{s: s, due: make(chan struct{}, 1), heard: make(map[string]time.Time)}
 }
 
-// run listens and tells until ctx ends.
+// run tells again, three times for the last region that is back, until ctx ends.
 func (r *retelling) run(ctx context.Context) {
-	subject := events.Subject{Kind: events.KindView}.Filter()
-	for ctx.Err() == nil {
-		stop, err := r.s.cfg.Bus.Subscribe(ctx, subject, func(subject string, _ []byte) { r.hear(subject, time.Now()) })
-		if err == nil {
-			defer stop()
-			break
-		}
-		r.s.log.LogAttrs(ctx, slog.LevelWarn, "other regions are not heard, will try again", slog.String("error", err.Error()))
-		rest(ctx, retellRetry)
-	}
-	r.tellWhenDue(ctx)
-}
-
-// tellWhenDue tells again, three times for the last region that is back.
-func (r *retelling) tellWhenDue(ctx context.Context) {
 	pauses := retellPauses()
 	left := pauses[len(pauses):]
 	for {
@@ -92,16 +75,6 @@ func (r *retelling) tellWhenDue(ctx context.Context) {
 	}
 }
 
-// rest waits, at most until ctx ends.
-func rest(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
 // hear notes a view update of a region.
 func (r *retelling) hear(subject string, now time.Time) {
 	s, err := events.ParseSubject(subject)
@@ -117,10 +90,7 @@ func (r *retelling) hear(subject string, now time.Time) {
 	if known && now.Sub(last) < regionSilence {
 		return
 	}
-	select {
-	case r.due <- struct{}{}:
-	default: // one is due already
-	}
+	notify(r.due)
 }
 
 // tell publishes the region's own revocations of the recent past once more.

@@ -65,10 +65,12 @@ func (s *sight) silent(region string, now time.Time) (silent bool, witnesses []s
 	return silent, witnesses
 }
 
-// hearViews hears the view updates of all regions until ctx ends. While NATS is away it tries
-// again.
+// hearViews hears the view updates of all regions until ctx ends, for those who take over
+// sessions of a region that is silent and those who tell one that is back. While NATS is away it
+// tries again.
 func (s *Service) hearViews(ctx context.Context) {
 	s.hear(ctx, events.Subject{Kind: events.KindView}.Filter(), func(subject string, data []byte) {
+		s.retelling.hear(subject, time.Now())
 		u, err := events.DecodeViewHead(subject, data)
 		if err != nil {
 			s.metrics.skippedEvents.Inc()
@@ -92,9 +94,6 @@ func (s *Service) hear(ctx context.Context, subject string, fn func(subject stri
 		}
 		s.log.LogAttrs(ctx, slog.LevelWarn, "events are not heard, will try again",
 			slog.String("subject", subject), slog.String("error", err.Error()))
-		select {
-		case <-ctx.Done():
-		case <-time.After(hearRetry):
-		}
+		_ = wait(ctx, hearRetry) // or ctx has ended
 	}
 }

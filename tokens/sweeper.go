@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/sessions"
 )
 
@@ -18,44 +17,44 @@ const (
 	sweepLast  = 10 * time.Second
 	// sweepTimeout bounds one look.
 	sweepTimeout = sessions.AdoptTimeout
-	// maxSweeps is how many are looked at, at once; maxUnsettled bounds those that are remembered: the others
-	// are found by the next reading of the bucket.
+	// maxSweeps is how many are looked at, at once; maxUnsettled bounds those that are remembered:
+	// the others are searched for later.
 	maxSweeps    = 16
 	maxUnsettled = 100_000
 )
 
-// sweeper sees sessions through whose handover is not settled: it asks and tells the other
-// region again and again, ever more slowly.
+// sweeper sees sessions through whose handover or takeover is not settled: it asks and tells the
+// other region again and again, ever more slowly.
 type sweeper struct {
 	s *Service
 	// wake holds a token while something may be due.
 	wake chan struct{}
 
-	mu   sync.Mutex
-	keys map[sessions.Key]*unsettled
-}
-
-// unsettled is a session to look at, when, and how long to wait after that.
-type unsettled struct {
-	due  time.Time
-	wait time.Duration
-	busy bool
+	// mu guards agenda.
+	mu     sync.Mutex
+	agenda *agenda
 }
 
 func newSweeper(s *Service) *sweeper {
-	return &sweeper{s: s, wake: make(chan struct{}, 1), keys: map[sessions.Key]*unsettled{}}
+	return &sweeper{s: s, wake: make(chan struct{}, 1), agenda: newAgenda(maxUnsettled)}
 }
 
-// add remembers a session. It does not block.
-func (w *sweeper) add(key sessions.Key) {
+// add remembers a session of which there is news. It does not block. False: there is no room.
+func (w *sweeper) add(key sessions.Key) bool { return w.enter(key, (*agenda).add) }
+
+// addPatient remembers a session that nobody waits for.
+func (w *sweeper) addPatient(key sessions.Key) { w.enter(key, (*agenda).addPatient) }
+
+func (w *sweeper) enter(key sessions.Key, add func(*agenda, sessions.Key, time.Time) bool) bool {
 	w.mu.Lock()
-	if u := w.keys[key]; u != nil {
-		u.wait = sweepFirst
-	} else if len(w.keys) < maxUnsettled {
-		w.keys[key] = &unsettled{due: time.Now().Add(sweepFirst), wait: sweepFirst}
+	ok := add(w.agenda, key, time.Now())
+	if w.agenda.left {
+		w.agenda.left = false
+		w.s.leftovers.left.Store(true)
 	}
 	w.mu.Unlock()
 	notify(w.wake)
+	return ok
 }
 
 // run looks at what is due until ctx ends, and waits for what it has begun.
@@ -66,18 +65,22 @@ func (w *sweeper) run(ctx context.Context) {
 	timer := time.NewTimer(sweepLast)
 	defer timer.Stop()
 	for {
-		due, next := w.due(time.Now())
-		for _, key := range due {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-			g.Go(func() {
-				defer func() { <-slots }()
-				w.look(ctx, key)
-			})
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
 		}
+		w.mu.Lock()
+		key, next, ok := w.agenda.pop(time.Now())
+		w.mu.Unlock()
+		if ok {
+			g.Go(func() {
+				w.look(ctx, key)
+				<-slots
+			})
+			continue
+		}
+		<-slots
 		timer.Reset(next)
 		select {
 		case <-ctx.Done():
@@ -86,24 +89,6 @@ func (w *sweeper) run(ctx context.Context) {
 		case <-w.wake:
 		}
 	}
-}
-
-// due returns the sessions that are to be looked at, and how long until others are.
-func (w *sweeper) due(now time.Time) (due []sessions.Key, next time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	next = sweepLast
-	for key, u := range w.keys {
-		switch wait := u.due.Sub(now); {
-		case u.busy:
-		case wait <= 0:
-			u.busy = true
-			due = append(due, key)
-		default:
-			next = min(next, wait)
-		}
-	}
-	return due, next
 }
 
 // look sweeps one session, and forgets it once it is settled.
@@ -116,38 +101,9 @@ func (w *sweeper) look(ctx context.Context, key sessions.Key) {
 			slog.String("session", key.Session), slog.String("error", err.Error()))
 	}
 	w.mu.Lock()
-	u := w.keys[key]
-	if settled {
-		delete(w.keys, key)
-	} else {
-		u.busy, u.due = false, time.Now().Add(u.wait)
-		u.wait = min(2*u.wait, sweepLast)
-	}
+	w.agenda.done(key, settled, time.Now())
 	w.mu.Unlock()
 	notify(w.wake)
-}
-
-// recover remembers what a former life of this service, or another, has left unsettled.
-func (s *Service) recover(ctx context.Context) {
-	for from := uint64(0); ctx.Err() == nil; {
-		next, err := s.cfg.Ledger.Scan(ctx, events.GlobalJurisdiction, from, func(e Entry) bool {
-			switch e.Record.State {
-			case sessions.StateMoving, sessions.StatePrepared, sessions.StateMoved:
-				s.sweeper.add(e.Record.Key())
-			case sessions.StateActive, sessions.StateRevoked:
-			}
-			return true
-		})
-		switch {
-		case err == nil && next == 0:
-			return
-		case err == nil:
-			from = next
-		case ctx.Err() == nil:
-			s.log.LogAttrs(ctx, slog.LevelWarn, "unsettled sessions are not read, will try again", slog.String("error", err.Error()))
-			_ = wait(ctx, sweepLast)
-		}
-	}
 }
 
 // wait waits, or fails with ctx's error.

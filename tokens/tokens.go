@@ -160,6 +160,10 @@ type Service struct {
 	outbox  *outbox
 	sweeper *sweeper
 	sight   *sight
+	// leftovers finds for the sweeper what it was not told of.
+	leftovers *leftovers
+	// retelling tells a region that is back of revocations.
+	retelling *retelling
 	// revoking is held by the one request that ends many sessions.
 	revoking chan struct{}
 	metrics  *metrics
@@ -237,7 +241,8 @@ func New(c Config) (*Service, error) {
 	s.SetKeys(c.Keys)
 	s.metrics.keys(c.Metrics, s.public)
 	s.verify = api.Verifier{Key: s.public.key, Retired: s.public.retired, Issuer: c.Issuer, Audience: c.Audience}
-	s.sweeper, s.sight = newSweeper(s), newSight(time.Now())
+	s.sweeper, s.leftovers = newSweeper(s), newLeftovers(s)
+	s.sight, s.retelling = newSight(time.Now()), newRetelling(s)
 	var err error
 	if c.Cached > 0 {
 		s.cache = sessions.NewCache(c.Cached)
@@ -247,7 +252,7 @@ func New(c Config) (*Service, error) {
 	}
 	s.owner, err = sessions.NewOwner(sessions.Config{
 		Region: c.Region, Store: c.Store, Cache: s.cache, Now: time.Now, NewOp: newOps(), Copies: c.Copies, Peers: peers{s},
-		Wait: wait, Unsettled: s.sweeper.add, Yielded: s.yielded,
+		Wait: wait, Unsettled: func(key sessions.Key) { s.sweeper.add(key) }, Yielded: s.yielded, Unheard: s.releaseAgain,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("configure tokens: %w", err)
@@ -270,9 +275,9 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.hearRevoked(ctx); return nil })
 	g.Go(func() error { s.keepContact(ctx); return nil })
 	g.Go(func() error { s.sweeper.run(ctx); return nil })
-	g.Go(func() error { s.recover(ctx); return nil })
+	g.Go(func() error { s.leftovers.run(ctx); return nil })
 	g.Go(func() error { return s.followCopies(ctx) })
-	g.Go(func() error { newRetelling(s).run(ctx); return nil })
+	g.Go(func() error { s.retelling.run(ctx); return nil })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
 	return g.Wait()
