@@ -88,11 +88,11 @@ type fleetMutant struct {
 	// first is the seed from which schedules are tried: few break a rule that is rarely needed.
 	first uint64
 	rules []sessions.Rule
-	// noCopies hides copies from the owners, noWitness asks no third region, anyToken takes over
-	// without a copy by any token, oneWay lets copies flow from eu only, lastWins has the client
+	// noCopies hides copies from the owners, noWitness asks no third region, anyToken and noToken take over
+	// without a copy by any token and by none, oneWay lets copies flow from eu only, lastWins has the client
 	// store whatever came last, noForgetting leaves what is remembered when a copy arrives. tails lets a store lose its tail.
-	tails                                                                              bool
-	noDeadline, noFloor, noCopies, noWitness, anyToken, oneWay, lastWins, noForgetting bool
+	tails                                                                                       bool
+	noDeadline, noFloor, noCopies, noWitness, anyToken, noToken, oneWay, lastWins, noForgetting bool
 }
 
 var fleetServers = []string{"ap-a", "ap-b", "eu-a", "eu-b", "us-a", "us-b"}

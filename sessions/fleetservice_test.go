@@ -76,7 +76,7 @@ func (f *fleet) serve(ctx context.Context, at string, r request, passed int) (se
 		return sessions.Outcome{}, errUnreachable
 	}
 	age, witnessed := f.now.Sub(f.ledger.made(r.token)), f.witnessed(at, owner)
-	out, err = s.owner.TakeOver(ctx, ask, owner, f.without.anyToken || age < youngFor, d)
+	out, err = s.owner.TakeOver(ctx, ask, owner, f.without.anyToken || age < youngFor && !f.without.noToken, d)
 	if err == nil && out.Written {
 		f.ledger.takeovers = append(f.ledger.takeovers, takeover{
 			at: at, of: owner, witnessed: witnessed, blind: s.store.took(key) && len(s.copies) == 0, age: age,
