@@ -190,6 +190,36 @@ func TestCacheIsNotBelieved(t *testing.T) {
 	c.want("b", at(1, 1), false, 1, sessions.Ended)
 }
 
+// TestCacheRefusesNobody: what another service has written meanwhile may allow what the record that is
+// remembered does not: the server's floor, or a server that answers.
+func TestCacheRefusesNobody(t *testing.T) {
+	for name, spoil := range map[string]func(b *bench, r *sessions.Request){
+		"floor": func(_ *bench, r *sessions.Request) { r.Floor = events.Epoch{Number: 2, Region: region} },
+		"probe": func(b *bench, _ *sessions.Request) {
+			b.decide = func() error { b.decide = nil; return errUnconfirmed }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.redeem(at(1, 1), sessions.Rotate)
+			b.to = "b"
+			moved, err := b.owners[1].Refresh(t.Context(), sessions.Request{Key: key, Token: at(1, 2)}, b)
+			if err != nil || moved.Record.Current() != at(2, 3) {
+				t.Fatalf("moved to %s, %v", moved.Record.Current(), err)
+			}
+			b.to = ""
+			r := sessions.Request{Token: at(1, 2), Held: b.owners[0].Known(key, at(1, 2))}
+			if r.Held == nil {
+				t.Fatal("the session is not remembered")
+			}
+			spoil(b, &r)
+			if out, err := b.ask(r); err != nil || out.Judgement.Verdict != sessions.Replay || out.Record.Current() != at(2, 3) {
+				t.Errorf("%s of %s, %v", out.Judgement.Verdict, out.Record.Current(), err)
+			}
+		})
+	}
+}
+
 // TestCacheForgets: what is known of a session goes when it is told to, also if a refresh has it.
 func TestCacheForgets(t *testing.T) {
 	c := newCached(t, newMemory(), 1000)

@@ -35,6 +35,8 @@ type fleet struct {
 	requests int
 	// copied counts the copies that have arrived anywhere.
 	copied int
+	// running is the process that is going on, nil between two steps.
+	running *process
 
 	newest sessions.Stamp
 	minted time.Time // when the client's newest token was
@@ -336,7 +338,9 @@ func (f *fleet) run(i int, ft fault) {
 	p := f.procs[i]
 	p.setFault(ft)
 	f.say("%s: %s %s", p.title, p.point, ft)
+	f.running = p
 	point, more := p.next()
+	f.running = nil
 	if more {
 		p.point = point
 		return
@@ -367,7 +371,11 @@ func (f *fleet) server(region, not string) string {
 
 // wrote notes a write that a store has done.
 func (f *fleet) wrote(s *site, prev *sessions.Record, rec sessions.Record) {
-	f.ledger.writes = append(f.ledger.writes, fleetWrite{region: s.name, prev: prev, rec: rec})
+	w := fleetWrite{region: s.name, prev: prev, rec: rec, background: f.running != nil && f.running.background}
+	if prev != nil && prev.State == sessions.StateMoving {
+		w.theirs = f.regions[prev.Intent.Next.Epoch.Region].store.peek(key)
+	}
+	f.ledger.writes = append(f.ledger.writes, w)
 	f.say("         %s: %s %s, parent %s, grace %s, dead %s, at %s, op %s", s.name, rec.State, rec.Current(), rec.Parent, rec.Grace, rec.Dead, rec.Server, rec.Op)
 }
 

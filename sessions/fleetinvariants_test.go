@@ -1,6 +1,7 @@
 package sessions_test
 
 import (
+	"slices"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -12,6 +13,10 @@ type fleetWrite struct {
 	region string
 	prev   *sessions.Record
 	rec    sessions.Record
+	// background says that no client waited for it; theirs is what the destination of the handover
+	// that it ends had then.
+	background bool
+	theirs     *sessions.Record
 }
 
 // A fleetAnswer is an outcome that left a region.
@@ -22,7 +27,7 @@ type fleetAnswer struct {
 	outcome sessions.Outcome
 	// judged is when a record was last read for it, left when it left.
 	judged, left time.Duration
-	// late says that the request began after a logout was acknowledged everywhere.
+	// late says that the request began after the region that was asked knew of a revocation.
 	late bool
 	// held is what the region of its epoch held as it left.
 	held *sessions.Record
@@ -51,8 +56,10 @@ type fleetLedger struct {
 	yields    []sessions.Yield
 	takeovers []takeover
 	// stolen says that a thief has presented a token, cut that two regions were ever cut off from
-	// one another, tail that a store has lost writes, ended that a logout was acknowledged.
-	stolen, cut, tail, ended bool
+	// one another, ended that a logout was acknowledged.
+	stolen, cut, ended bool
+	// lost are acknowledged writes that a store has lost.
+	lost []fleetWrite
 	// unfolded is the last judgement that left out a copy.
 	unfolded error
 
@@ -76,6 +83,37 @@ func newFleetLedger() *fleetLedger {
 		moved: map[events.Epoch]bool{}, offered: map[string]bool{}, redeemed: map[sessions.Stamp]time.Duration{}, handled: map[sessions.Stamp]time.Duration{},
 		voided: map[sessions.Stamp]time.Duration{}, granted: map[sessions.Stamp][]fleetAnswer{}, toldOf: map[string]bool{},
 	}
+}
+
+// lose notes acknowledged writes that a region's store has lost. They void checks 2, 4 and 9 and
+// guarantee 1; of the others only what rests on the very writes that are gone.
+func (l *fleetLedger) lose(region string, recs []sessions.Record) {
+	for _, rec := range recs {
+		l.lost = append(l.lost, fleetWrite{region: region, rec: rec})
+	}
+}
+
+// tail reports whether a store has lost writes.
+func (l *fleetLedger) tail() bool { return len(l.lost) > 0 }
+
+// lostCommit reports whether the owner has lost its commit of a handover.
+func (l *fleetLedger) lostCommit(op string) bool {
+	return slices.ContainsFunc(l.lost, func(w fleetWrite) bool { return w.rec.State == sessions.StateMoved && w.rec.Op == op })
+}
+
+// lostOffer reports whether the owner has lost that it ever offered the session.
+func (l *fleetLedger) lostOffer(op string) bool {
+	return slices.ContainsFunc(l.lost, func(w fleetWrite) bool { return w.rec.State == sessions.StateMoving && w.rec.Op == op })
+}
+
+// lostEpoch reports whether the region of an epoch has lost that it owned it, or was to.
+func (l *fleetLedger) lostEpoch(e events.Epoch) bool {
+	return slices.ContainsFunc(l.lost, func(w fleetWrite) bool { return w.region == e.Region && w.rec.Epoch == e })
+}
+
+// lostRevoke reports whether a region has lost that the session was revoked.
+func (l *fleetLedger) lostRevoke() bool {
+	return slices.ContainsFunc(l.lost, func(w fleetWrite) bool { return w.rec.State == sessions.StateRevoked })
 }
 
 // made returns when a token was.
@@ -105,7 +143,7 @@ func (l *fleetLedger) check() error {
 		return l.unfolded
 	}
 	for ; l.checkedYields < len(l.yields); l.checkedYields++ {
-		if y := &l.yields[l.checkedYields]; y.Conflict && !l.cut && !l.tail {
+		if y := &l.yields[l.checkedYields]; y.Conflict && !l.cut {
 			return broken("16", "%s forked from %s, and no region was ever cut off", y.Before.Current(), y.After.Current())
 		}
 	}
@@ -119,7 +157,7 @@ func (l *fleetLedger) check() error {
 
 func (l *fleetLedger) checkWrite(w *fleetWrite) error {
 	rec := &w.rec
-	if prev := w.prev; prev != nil && !l.tail {
+	if prev := w.prev; prev != nil {
 		switch {
 		case rec.Epoch.Compare(prev.Epoch) < 0:
 			return broken("1", "in %s the record fell from %s to %s", w.region, prev.Current(), rec.Current())
@@ -147,11 +185,16 @@ func (l *fleetLedger) checkWrite(w *fleetWrite) error {
 	return l.checkToken(w)
 }
 
-// checkSettled looks at the end of a handover at its owner: commit and undo exclude each other. An
-// owner that has lost its commit, and cannot ask, lets a client undo it.
+// checkSettled looks at the end of a handover at its owner: commit and undo exclude each other, and
+// nobody undoes in the background what the destination has. An owner that has lost its commit, and
+// cannot ask, lets a client undo it.
 func (l *fleetLedger) checkSettled(w *fleetWrite) error {
 	op := w.prev.Op
-	if l.tail && l.cut {
+	undone := w.rec.State == sessions.StateActive && w.rec.Parent == w.prev.Intent.Next.Parent
+	if undone && w.background && w.theirs != nil && w.theirs.Op == op {
+		return broken("6", "the handover %s was undone in the background, and its destination is %s", op, w.theirs.State)
+	}
+	if l.lostCommit(op) {
 		return nil
 	}
 	switch w.rec.State {
@@ -161,7 +204,7 @@ func (l *fleetLedger) checkSettled(w *fleetWrite) error {
 		}
 		l.committed[op] = true
 	case sessions.StateActive:
-		if w.rec.Parent != w.prev.Intent.Next.Parent {
+		if !undone {
 			return nil // taken back from the next owner, later
 		}
 		l.undone[op] = true
@@ -184,18 +227,18 @@ func (l *fleetLedger) checkToken(w *fleetWrite) error {
 			l.voided[i.Next.Dead] = i.Next.MintedAt.Sub(noon)
 		}
 	}
-	if l.tail || w.rec.State == sessions.StateRevoked {
+	if w.rec.State == sessions.StateRevoked {
 		return nil
 	}
-	if server, ok := l.servers[now.Epoch]; ok && server != w.rec.Server {
+	if server, ok := l.servers[now.Epoch]; ok && server != w.rec.Server && !l.tail() {
 		return broken("2", "epoch %v is at %s and at %s", now.Epoch, server, w.rec.Server)
 	}
 	l.servers[now.Epoch] = w.rec.Server
 	m, ok := l.mints[now]
-	if ok && (m.parent != parent || m.hash != w.rec.Hash) {
+	if ok && (m.parent != parent || m.hash != w.rec.Hash) && !l.tail() {
 		return broken("2", "%s was minted from %s and from %s", now, m.parent, parent)
 	}
-	if ok {
+	if ok && m.hash == w.rec.Hash {
 		return nil
 	}
 	if !parent.Less(now) {
@@ -249,12 +292,12 @@ func (l *fleetLedger) checkGrant(a *fleetAnswer) error {
 		return broken("8", "%s was issued, the floor is %v", now, a.floor)
 	case a.request.critical && rec.CriticalSince.IsZero():
 		return broken("12", "a critical task was acknowledged with %s and not recorded", now)
-	case l.tail:
-		return nil
-	case a.held == nil || a.held.Epoch.Compare(rec.Epoch) < 0:
+	case (a.held == nil || a.held.Epoch.Compare(rec.Epoch) < 0) && !l.lostEpoch(rec.Epoch):
 		return broken("5", "%s was told, its region holds %+v", now, a.held)
-	case a.late:
-		return broken("guarantee 9", "%s got %s after an acknowledged logout", a.request.token, now)
+	case a.late && !l.lostRevoke():
+		return broken("guarantee 9", "%s got %s where the session was known to be revoked", a.request.token, now)
+	case l.tail():
+		return nil
 	}
 	if m, ok := l.mints[now]; !ok || m.hash != rec.Hash {
 		return broken("2", "%s was told and never written", now)
@@ -272,7 +315,7 @@ func (l *fleetLedger) checkGrant(a *fleetAnswer) error {
 // checkReuse looks at a revocation: the token, or its parent, was redeemed at least a window
 // before, and it was not an honest client's own doing.
 func (l *fleetLedger) checkReuse(a *fleetAnswer) error {
-	if l.tail {
+	if l.tail() {
 		return nil
 	}
 	t := a.request.token

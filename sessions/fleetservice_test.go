@@ -16,7 +16,7 @@ func (f *fleet) accept(e errand, floor events.Epoch) *process {
 	if f.gone[e.to] {
 		return nil
 	}
-	p := &process{request: e.request, floor: floor, title: fmt.Sprintf("%s, request %d with %s", e.to, e.id, e.token)}
+	p := &process{request: e.request, floor: floor, late: f.over(e.to), title: fmt.Sprintf("%s, request %d with %s", e.to, e.id, e.token)}
 	if e.from == thief {
 		p.title += " of the thief"
 		if !e.deadline.Before(f.now) {
@@ -76,7 +76,7 @@ func (f *fleet) serve(ctx context.Context, at string, r request, passed int) (se
 		return sessions.Outcome{}, errUnreachable
 	}
 	age, witnessed := f.now.Sub(f.ledger.made(r.token)), f.witnessed(at, owner)
-	out, err = s.owner.TakeOver(ctx, ask, owner, f.without.anyToken || age < youngFor, d)
+	out, err = s.owner.TakeOver(ctx, ask, owner, f.without.anyToken || age < youngFor && !f.without.noToken, d)
 	if err == nil && out.Written {
 		f.ledger.takeovers = append(f.ledger.takeovers, takeover{
 			at: at, of: owner, witnessed: witnessed, blind: s.store.took(key) && len(s.copies) == 0, age: age,
@@ -88,6 +88,20 @@ func (f *fleet) serve(ctx context.Context, at string, r request, passed int) (se
 // youngFor is the age of a token up to which it is taken over without a copy: twice the life of
 // an access token (V16).
 const youngFor = 4 * time.Minute
+
+// over reports whether a region knows that the session was revoked.
+func (f *fleet) over(region string) bool {
+	s := f.regions[region]
+	if rec := s.store.peek(key); rec != nil && rec.State == sessions.StateRevoked {
+		return true
+	}
+	for _, c := range s.copies {
+		if c.rec.State == sessions.StateRevoked {
+			return true
+		}
+	}
+	return false
+}
 
 // answered notes what a request came to and sends its reply.
 func (f *fleet) answered(e errand, p *process) {

@@ -2,6 +2,8 @@ package sessions_test
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -58,10 +60,12 @@ type settlement struct {
 type ledger struct {
 	writes  []write
 	answers []answer
-	// stolen says that a thief has presented a token, tail that acknowledged writes were
-	// lost, back how far the clock has been set back in all.
-	stolen, tail bool
-	back         time.Duration
+	// stolen says that a thief has presented a token, back how far the clock has been set back
+	// in all.
+	stolen bool
+	back   time.Duration
+	// lost are acknowledged writes that the store has lost.
+	lost []sessions.Record
 
 	checkedWrites, checkedAnswers int
 	line                          []sessions.Stamp // in order of minting
@@ -83,6 +87,39 @@ func newLedger() *ledger {
 		settled: map[sessions.Stamp]settlement{}, voided: map[sessions.Stamp]int{}, claimed: map[sessions.Stamp]bool{},
 		handled: map[sessions.Stamp]time.Duration{}, granted: map[sessions.Stamp][]answer{},
 	}
+}
+
+// lose notes acknowledged writes that the store has lost. They void checks 2, 4 and 9 and guarantee
+// 1; of the others only what rests on the very writes that are gone.
+func (l *ledger) lose(recs []sessions.Record) {
+	if l.lost = recs; len(recs) == 0 {
+		return
+	}
+	gone := func(i int) bool {
+		return slices.ContainsFunc(recs, func(r sessions.Record) bool { return r.Op == l.writes[i].rec.Op })
+	}
+	maps.DeleteFunc(l.settled, func(_ sessions.Stamp, s settlement) bool { return gone(s.write) })
+	maps.DeleteFunc(l.voided, func(_ sessions.Stamp, by int) bool { return gone(by) })
+	first := slices.IndexFunc(l.writes, func(w write) bool { return w.rec.Op == recs[0].Op })
+	l.line = l.line[:1+slices.Index(l.line, l.writes[first].prev.Current())]
+}
+
+// tail reports whether the store has lost writes.
+func (l *ledger) tail() bool { return len(l.lost) > 0 }
+
+// lostEpoch reports whether the store has lost a write of an epoch.
+func (l *ledger) lostEpoch(e events.Epoch) bool {
+	return slices.ContainsFunc(l.lost, func(r sessions.Record) bool { return r.Epoch == e })
+}
+
+// lostToken reports whether the store has lost that it ever made a token.
+func (l *ledger) lostToken(t sessions.Stamp) bool {
+	return slices.ContainsFunc(l.lost, func(r sessions.Record) bool { return r.Current() == t })
+}
+
+// lostRevoke reports whether the store has lost that the session was revoked.
+func (l *ledger) lostRevoke() bool {
+	return slices.ContainsFunc(l.lost, func(r sessions.Record) bool { return r.State == sessions.StateRevoked })
 }
 
 // patience is how long a client waits for an answer: the deadline of its requests.
@@ -116,7 +153,7 @@ func broken(invariant, format string, args ...any) error {
 
 func (l *ledger) checkWrite(w *write) error {
 	now := w.rec.Current()
-	if w.prev != nil && !l.tail {
+	if w.prev != nil {
 		switch {
 		case w.rec.Epoch.Compare(w.prev.Epoch) < 0, now.Less(w.prev.Current()):
 			return broken("1", "the record fell from %s to %s", w.prev.Current(), now)
@@ -148,14 +185,10 @@ func (l *ledger) checkMint(w *write, now sessions.Stamp) error {
 	if w.prev != nil && w.prev.Server != w.rec.Server && !w.rec.CriticalSince.IsZero() && w.rec.Answer.Reason != downReason {
 		return broken("12", "a critical session moved: %s", w.rec.Answer.Reason)
 	}
-	if l.tail {
-		l.minted[now] = m
-		return nil
-	}
-	if other, ok := l.minted[now]; ok && other.parent != parent {
+	if other, ok := l.minted[now]; ok && other.parent != parent && !l.tail() {
 		return broken("2", "%s was minted from %s and from %s", now, other.parent, parent)
 	}
-	if server, ok := l.servers[now.Epoch]; ok && server != w.rec.Server {
+	if server, ok := l.servers[now.Epoch]; ok && server != w.rec.Server && !l.tail() {
 		return broken("2", "epoch %v is at %s and at %s", now.Epoch, server, w.rec.Server)
 	}
 	if w.prev != nil && parent == w.prev.Current() {
@@ -207,17 +240,14 @@ func (l *ledger) checkGrant(a *answer) error {
 	if a.outcome.Judgement.Verdict == sessions.Replay && a.dead {
 		return broken("guarantee 3", "%s was told again of %s, which is dead", a.token, rec.Server)
 	}
-	if l.tail {
-		return nil
-	}
 	m, ok := l.minted[now]
 	switch {
-	case !ok || m.hash != rec.Hash:
-		return broken("2", "%s was told and never written", now)
-	case a.current == nil || a.current.Epoch.Compare(rec.Epoch) < 0:
+	case (a.current == nil || a.current.Epoch.Compare(rec.Epoch) < 0) && !l.lostEpoch(rec.Epoch):
 		return broken("5", "%s was told, the record is %+v", now, a.current)
-	case a.late:
+	case a.late && !l.lostRevoke():
 		return broken("guarantee 9", "%s got %s after an acknowledged logout", a.token, now)
+	case (!ok || m.hash != rec.Hash) && !l.tail():
+		return broken("2", "%s was told and never written", now)
 	}
 	if by, ok := l.voided[a.token]; ok && by < a.seen {
 		return broken("3", "%s was voided and is honoured", a.token)
@@ -225,7 +255,7 @@ func (l *ledger) checkGrant(a *answer) error {
 	if s, ok := l.settled[a.token]; ok && s.write < a.seen {
 		return broken("3", "%s is honoured after its successor %s was", a.token, s.heir)
 	}
-	if s, ok := l.settled[l.minted[a.token].parent]; ok && s.write < a.seen && s.heir != a.token {
+	if s, ok := l.settled[l.minted[a.token].parent]; ok && s.write < a.seen && s.heir != a.token && !l.lostToken(a.token) {
 		return broken("3", "%s is honoured after its sibling %s was", a.token, s.heir)
 	}
 	for _, b := range l.granted[a.token] {
@@ -235,7 +265,7 @@ func (l *ledger) checkGrant(a *answer) error {
 		}
 		one, two := first.outcome.Record, second.outcome.Record
 		same := one.Current() == two.Current() && one.Hash == two.Hash
-		if second.judged-l.minted[one.Current()].made < sessions.Window && !same && one.Epoch == two.Epoch {
+		if second.judged-l.minted[one.Current()].made < sessions.Window && !same && one.Epoch == two.Epoch && !l.tail() {
 			return broken("4", "%s was answered with %s and with %s", a.token, one.Current(), two.Current())
 		}
 	}
@@ -246,7 +276,7 @@ func (l *ledger) checkGrant(a *answer) error {
 // before a pause of a window or more (guarantee 3).
 func (l *ledger) checkWait(a *answer) error {
 	at, ok := l.again[a.token]
-	if !ok || l.tail {
+	if !ok {
 		return nil
 	}
 	tolerated := sessions.Window + l.back
@@ -265,7 +295,7 @@ func (l *ledger) checkWait(a *answer) error {
 // checkReuse looks at a revocation: the token, or for one that was voided its parent, was
 // redeemed at least a window before; and it was not the client's own doing.
 func (l *ledger) checkReuse(a *answer) error {
-	if l.tail {
+	if l.tail() {
 		return nil
 	}
 	at, ok := l.redeemed[a.token]

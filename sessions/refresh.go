@@ -141,7 +141,8 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 }
 
 // refreshKnown redeems the token of a record that is remembered, and reports whether there was
-// one. Only a rotation is done by it: whatever else is to be said of a token, the store says.
+// one. Only a rotation is done by it: whatever else is to be said of a token, also that there is no
+// way to rotate it, the store says.
 func (o *Owner) refreshKnown(ctx context.Context, req Request, d Decider) (out Outcome, known bool, err error) {
 	rec, rev, known := req.Held.take()
 	switch {
@@ -155,7 +156,11 @@ func (o *Owner) refreshKnown(ctx context.Context, req Request, d Decider) (out O
 		return Outcome{}, false, nil
 	}
 	out, err = o.redeem(ctx, req, d, *rec, rev, j)
-	return out, true, err
+	switch {
+	case err == nil, ctx.Err() != nil, errors.Is(err, ErrConflict), errors.Is(err, ErrUnavailable), errors.Is(err, ErrDeadline), errors.Is(err, ErrStranded):
+		return out, true, err
+	}
+	return Outcome{}, false, nil // refused by a record that may be over: what it forbids, the store's may not
 }
 
 // refuse returns the outcome of a token that is not judged here.

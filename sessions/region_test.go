@@ -30,8 +30,10 @@ var (
 // A mutant is the region with one rule missing; the zero mutant misses none.
 type mutant struct {
 	rule, name string
-	judge      func(rec *sessions.Record, t sessions.Stamp, region string, now time.Time) sessions.Judgement
-	fold       func(own *sessions.Record, region string, copies []sessions.Copy, op func() string) sessions.Folding
+	// first is the seed from which schedules are tried: few break a rule that is rarely needed.
+	first uint64
+	judge func(rec *sessions.Record, t sessions.Stamp, region string, now time.Time) sessions.Judgement
+	fold  func(own *sessions.Record, region string, copies []sessions.Copy, op func() string) sessions.Folding
 	// noDeadline and noFloor keep both from the owner; noClaims swallows a write that only
 	// records a claim; stay answers with the old server where a move is due.
 	noDeadline, noFloor, noClaims, stay bool
@@ -120,6 +122,8 @@ type process struct {
 	// title names it in the trace, done is called when it has ended, unless it crashed.
 	title string
 	done  func()
+	// background says that no client waits for it.
+	background bool
 
 	note
 	late    bool // began after an acknowledged logout

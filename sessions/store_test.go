@@ -2,7 +2,6 @@ package sessions_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -31,7 +30,7 @@ var writeFaults = []fault{notWritten, wroteButErrored, lostReply, landsLate, con
 var errCrashed = errors.New("the process has crashed")
 
 // memory is a sessions.Store that keeps its promise, and whose every access can be made to
-// go wrong. Records are kept as JSON, as in a bucket.
+// go wrong. Records are kept encoded, as in a bucket.
 type memory struct {
 	// fault is asked what goes wrong at an access, with the record about to be written or
 	// nil; it may wait. wrote is told of a write done. Nil: nothing goes wrong, nobody is told.
@@ -89,11 +88,11 @@ func (m *memory) Get(ctx context.Context, key sessions.Key) (sessions.Record, se
 		return sessions.Record{}, 0, sessions.ErrNotFound
 	}
 	last := list[len(list)-1]
-	var rec sessions.Record
-	if err := json.Unmarshal(last.data, &rec); err != nil {
+	rec, err := sessions.DecodeRecord(last.data)
+	if err != nil {
 		return sessions.Record{}, 0, err
 	}
-	return rec, last.rev, nil
+	return *rec, last.rev, nil
 }
 
 // last returns the record that counts, nil if there is none. The caller holds mu.
@@ -152,7 +151,7 @@ func (m *memory) write(rec sessions.Record, rev sessions.Revision) (sessions.Rev
 	if last != rev {
 		return 0, sessions.ErrConflict
 	}
-	data, err := json.Marshal(rec)
+	data, err := rec.Append(nil)
 	if err != nil {
 		return 0, err
 	}
@@ -178,14 +177,17 @@ func (m *memory) settle(land bool) {
 	m.late = m.late[1:]
 }
 
-// loseTail takes back the last n acknowledged writes of a key but for the first.
-func (m *memory) loseTail(key sessions.Key, n int) int {
+// loseTail takes back the last n acknowledged writes of a key but for the first, and returns them.
+func (m *memory) loseTail(key sessions.Key, n int) (lost []sessions.Record) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	list := m.entries[key]
-	n = min(n, len(list)-1)
-	m.entries[key] = list[:len(list)-n]
-	return n
+	keep := max(1, len(list)-n)
+	for _, e := range list[keep:] {
+		lost = append(lost, e.rec)
+	}
+	m.entries[key] = list[:keep]
+	return lost
 }
 
 // peek returns the record that counts, whatever goes wrong for others.

@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"context"
 	"time"
 
 	"github.com/berthhq/berth/sessions"
@@ -46,3 +47,18 @@ func (s *Service) Unsettled() int {
 	defer s.sweeper.mu.Unlock()
 	return len(s.sweeper.agenda.all)
 }
+
+// RunKeys does what Run does about keys, alone.
+func (s *Service) RunKeys(ctx context.Context) error { return s.public.run(ctx) }
+
+// SigningKey returns the key that signs new tokens.
+func (s *Service) SigningKey(now time.Time) (string, error) { return s.public.signing(now) }
+
+// Admit verifies a refresh token as a request's is.
+func (s *Service) Admit(ctx context.Context, token string) error {
+	_, err := s.claims(ctx, token)
+	return err
+}
+
+// RefuseUnknown takes every key that is not known for one that was retired.
+func (s *Service) RefuseUnknown() { s.verify.Retired = func(string) bool { return true } }

@@ -18,24 +18,24 @@ import (
 	"github.com/berthhq/berth/tokens"
 )
 
-// shelf holds copies of sessions that have arrived before the service started.
-type shelf map[sessions.Key][]sessions.Copy
+// copied holds copies of sessions that have arrived before the service started.
+type copied map[sessions.Key][]sessions.Copy
 
-func (c shelf) put(region string, rec sessions.Record) {
+func (c copied) put(region string, rec sessions.Record) {
 	c[rec.Key()] = append(c[rec.Key()], sessions.Copy{Region: region, Record: rec})
 }
 
-func (c shelf) Copies(_ context.Context, key sessions.Key) ([]sessions.Copy, error) {
+func (c copied) Copies(_ context.Context, key sessions.Key) ([]sessions.Copy, error) {
 	return slices.Clone(c[key]), nil
 }
 
-func (shelf) Follow(ctx context.Context, _ func(sessions.Key, string, sessions.Record), reading func(on, missed bool)) error {
+func (copied) Follow(ctx context.Context, _ func(sessions.Key, string, sessions.Record), reading func(on, missed bool)) error {
 	reading(true, true)
 	<-ctx.Done()
 	return nil
 }
 
-func (c shelf) All(_ context.Context, fn func(sessions.Key, string, sessions.Record)) error {
+func (c copied) All(_ context.Context, fn func(sessions.Key, string, sessions.Record)) error {
 	for key, list := range c {
 		for _, one := range list {
 			fn(key, one.Region, one.Record)
@@ -80,7 +80,7 @@ func (l *looked) names() []string {
 // sessions that may be unsettled, by what the records and the copies say together.
 func TestAStartLooksAtFew(t *testing.T) {
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), server("a", dublin, "https://a"))
-	copies := shelf{}
+	copies := copied{}
 	record := func(name string, state sessions.State, number uint64, region string) sessions.Record {
 		rec := sessions.Start(sessions.Record{
 			Session: name, Jurisdiction: "global", Subject: "ada", StartedAt: time.Now().UTC(), ExpiresAt: time.Now().Add(time.Hour).UTC(),
