@@ -68,13 +68,16 @@ func newRegions(t *testing.T, names ...string) *regions {
 }
 
 // start runs a region's token service.
-func (r *regions) start(t *testing.T, name string) {
+func (r *regions) start(t *testing.T, name string, change ...func(*tokens.Config)) {
 	t.Helper()
 	f := r.fleets[name]
 	copies := f.conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
 	s := f.service(func(c *tokens.Config) {
 		c.Region, c.Copies, c.Arrivals = name, copies, copies
 		c.Edges = func() []string { return slices.Sorted(maps.Keys(r.fleets)) }
+		for _, fn := range change {
+			fn(c)
+		}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 4)

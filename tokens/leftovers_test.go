@@ -18,32 +18,6 @@ import (
 	"github.com/berthhq/berth/tokens"
 )
 
-// copied holds copies of sessions that have arrived before the service started.
-type copied map[sessions.Key][]sessions.Copy
-
-func (c copied) put(region string, rec sessions.Record) {
-	c[rec.Key()] = append(c[rec.Key()], sessions.Copy{Region: region, Record: rec})
-}
-
-func (c copied) Copies(_ context.Context, key sessions.Key) ([]sessions.Copy, error) {
-	return slices.Clone(c[key]), nil
-}
-
-func (copied) Follow(ctx context.Context, _ func(sessions.Key, string, sessions.Record), reading func(on, missed bool)) error {
-	reading(true, true)
-	<-ctx.Done()
-	return nil
-}
-
-func (c copied) All(_ context.Context, fn func(sessions.Key, string, sessions.Record)) error {
-	for key, list := range c {
-		for _, one := range list {
-			fn(key, one.Region, one.Record)
-		}
-	}
-	return nil
-}
-
 // aged is a ledger in which the sessions named old were written two hours earlier.
 type aged struct{ tokens.Ledger }
 
@@ -79,8 +53,10 @@ func (l *looked) names() []string {
 // TestAStartLooksAtFew: of all that the region's bucket holds, a service that starts looks only at
 // sessions that may be unsettled, by what the records and the copies say together.
 func TestAStartLooksAtFew(t *testing.T) {
-	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), server("a", dublin, "https://a"))
-	copies := copied{}
+	r := newRegions(t, dublin, singapore)
+	r.kill[dublin]()
+	r.kill[singapore]()
+	f := r.fleets[dublin]
 	record := func(name string, state sessions.State, number uint64, region string) sessions.Record {
 		rec := sessions.Start(sessions.Record{
 			Session: name, Jurisdiction: "global", Subject: "ada", StartedAt: time.Now().UTC(), ExpiresAt: time.Now().Add(time.Hour).UTC(),
@@ -88,26 +64,33 @@ func TestAStartLooksAtFew(t *testing.T) {
 		rec.State, rec.Epoch = state, events.Epoch{Number: number, Region: region}
 		return rec
 	}
-	put := func(rec sessions.Record) {
-		if _, err := f.conn.Records().Put(t.Context(), rec, 0); err != nil {
+	write := func(region string, rec sessions.Record) {
+		t.Helper()
+		if _, err := r.fleets[region].conn.Records().Put(t.Context(), rec, 0); err != nil {
 			t.Fatal(err)
 		}
+	}
+	put := func(rec sessions.Record) { write(dublin, rec) }
+	var copied []string
+	putCopy := func(rec sessions.Record) {
+		write(singapore, rec)
+		copied = append(copied, rec.Session)
 	}
 	for i := range 50 {
 		put(record(fmt.Sprint("old-moved-", i), sessions.StateMoved, 2, singapore))
 		put(record(fmt.Sprint("old-active-", i), sessions.StateActive, 1, dublin))
 	}
 	put(record("old-revoked", sessions.StateRevoked, 1, dublin))
-	copies.put(singapore, record("old-revoked", sessions.StateRevoked, 1, dublin))
+	putCopy(record("old-revoked", sessions.StateRevoked, 1, dublin))
 	put(record("old-came-back", sessions.StateActive, 3, dublin)) // by a handover
-	copies.put(singapore, record("old-came-back", sessions.StateMoved, 3, dublin))
+	putCopy(record("old-came-back", sessions.StateMoved, 3, dublin))
 	taken := func(name string) sessions.Record {
 		rec := record(name, sessions.StateActive, 2, dublin)
 		rec.Taken = []sessions.Stamp{{Epoch: events.Epoch{Number: 1, Region: singapore}, Gen: 1}}
 		return rec
 	}
 	put(taken("old-taken-and-heard"))
-	copies.put(singapore, record("old-taken-and-heard", sessions.StateMoved, 2, dublin))
+	putCopy(record("old-taken-and-heard", sessions.StateMoved, 2, dublin))
 
 	// These have to be looked at, whenever they were written, but for the first.
 	put(record("young-moved", sessions.StateMoved, 2, singapore))
@@ -115,19 +98,21 @@ func TestAStartLooksAtFew(t *testing.T) {
 	prepared.Source = singapore
 	put(prepared)
 	put(taken("old-taken"))
-	copies.put(singapore, record("old-taken", sessions.StateActive, 1, singapore))
+	putCopy(record("old-taken", sessions.StateActive, 1, singapore))
 	put(record("old-ended-elsewhere", sessions.StateActive, 1, dublin))
-	copies.put(singapore, record("old-ended-elsewhere", sessions.StateRevoked, 1, dublin))
+	putCopy(record("old-ended-elsewhere", sessions.StateRevoked, 1, dublin))
 	put(record("old-lost", sessions.StateActive, 1, dublin))
 	lost := record("old-lost", sessions.StateActive, 2, singapore)
 	lost.Taken = []sessions.Stamp{{Epoch: events.Epoch{Number: 1, Region: dublin}, Gen: 1}}
-	copies.put(singapore, lost)
+	putCopy(lost)
+
+	for _, session := range copied {
+		r.awaitCopy(t, dublin, session, 1)
+	}
 
 	store := &looked{Store: f.conn.Records(), got: map[string]bool{}}
-	s := f.service(func(c *tokens.Config) {
-		c.Copies, c.Arrivals, c.Store, c.Ledger = copies, copies, store, aged{f.conn.Records()}
-	})
-	run(t, s)
+	r.start(t, dublin, func(c *tokens.Config) { c.Store, c.Ledger = store, aged{f.conn.Records()} })
+	s := r.services[dublin]
 	want := []string{"old-ended-elsewhere", "old-lost", "old-prepared", "old-taken", "young-moved"}
 	jetstreamtest.Eventually(t, 10*time.Second, "all that is unsettled to be looked at", func() bool { return len(store.names()) >= len(want) })
 	jetstreamtest.Eventually(t, 10*time.Second, "what can be settled to be settled", func() bool {
