@@ -64,6 +64,8 @@ const (
 	codeNoMessage      = 10037
 	codeWrongSequence  = 10071
 	codeStillInProcess = 10164
+	codeAccountLimits  = 10002
+	codeStoreFailed    = 10077
 	// serviceUnavailable is the class of those that mean: not now.
 	serviceUnavailable = 503
 )
@@ -71,6 +73,7 @@ const (
 // Waits of a write that was certainly not applied, before it is sent again.
 const (
 	nobodyWait    = 25 * time.Millisecond
+	nobodyMost    = 10 // tries, before it is asked whether there is a stream at all
 	inProcessWait = 2 * time.Millisecond
 	inProcessMost = 6 // tries
 )
@@ -166,6 +169,29 @@ func refusal(err *natsjs.APIError) error {
 	}
 }
 
+// isFull reports whether a stream has no room for what was to be written: by its own bound, the account's, the server's, or
+// the disk's. Nothing was written then.
+func isFull(err error) bool {
+	var api *natsjs.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	switch api.ErrorCode {
+	case codeAccountLimits, codeFewResources, codeFewMemory, codeFewStorage:
+		return true
+	case codeStoreFailed:
+		return strings.Contains(api.Description, "maximum") || strings.Contains(api.Description, "no space left")
+	default:
+		return false
+	}
+}
+
+// isGone reports whether there is no stream.
+func isGone(err error) bool {
+	var api *natsjs.APIError
+	return errors.As(err, &api) && api.ErrorCode == natsjs.JSErrCodeStreamNotFound || errors.Is(err, natsjs.ErrStreamNotFound)
+}
+
 // Put writes a key if revision is still its last one, 0 meaning that there is no value, and returns the new revision.
 // The value expires after ttl, in whole seconds rounded up; 0: never. It is stored, in the own region's domain, when Put
 // returns nil. Where no stream answers at all it tries again until ctx ends, at most 5 s.
@@ -240,7 +266,7 @@ func (w *Write) Wait(ctx context.Context) (uint64, error) {
 func (w *Write) wait(ctx context.Context) (uint64, error) {
 	end := time.Now().Add(w.bucket.patience)
 	over := w.revision == 0 // over a marker, a key may be made again
-	for busy := 0; ; w.send() {
+	for busy, nobody := 0, 0; ; w.send() {
 		if w.err != nil {
 			return 0, w.err
 		}
@@ -254,6 +280,11 @@ func (w *Write) wait(ctx context.Context) (uint64, error) {
 		var api *natsjs.APIError
 		switch {
 		case errors.Is(err, errNobody):
+			if nobody++; nobody == nobodyMost {
+				if _, _, err := w.bucket.last(ctx, w.key); isGone(err) {
+					return 0, err
+				}
+			}
 			if time.Now().After(end) || !sleep(ctx, nobodyWait) {
 				return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 			}

@@ -123,6 +123,10 @@ func recordFault(err error) error {
 		return fmt.Errorf("%w: %w", sessions.ErrNotFound, err)
 	case errors.Is(err, ErrConflict):
 		return fmt.Errorf("%w: %w", sessions.ErrConflict, err)
+	case isFull(err):
+		return fmt.Errorf("%w: %w: %w", sessions.ErrUnavailable, sessions.ErrFull, err)
+	case isGone(err):
+		return fmt.Errorf("%w: %w: %w", sessions.ErrUnavailable, sessions.ErrGone, err)
 	default:
 		return fmt.Errorf("%w: %w", sessions.ErrUnavailable, err)
 	}

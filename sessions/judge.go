@@ -52,13 +52,14 @@ type Judgement struct {
 }
 
 // Judge says what becomes of token t at the region that owns the record. A nil record is
-// one that the store lost: an authentic token makes it anew.
+// one that the store lost: an authentic token makes it anew. Which tokens were redeemed a moment
+// before is lost, too, so that any older one counts as a slow tab's at first.
 //
 // The order of the cases is that of the specification's table and matters.
 func Judge(rec *Record, t Stamp, region string, now time.Time) Judgement {
 	j := Judgement{Token: t}
 	if rec == nil {
-		j.Verdict, j.Lost, j.Grace = Rotate, true, t
+		j.Verdict, j.Lost = Rotate, true
 		if t.Epoch.Region != region {
 			j.Verdict = Behind
 		}

@@ -16,6 +16,12 @@ var (
 	// ErrUnavailable says that the store could not answer; whether a write was done is
 	// unknown.
 	ErrUnavailable = errors.New("session store unavailable")
+	// ErrFull says that the store had no room for a write, which was not done; ErrGone that there
+	// is no store; ErrNewer that a newer build than this has written the record. Who returns one of
+	// them says ErrUnavailable, too.
+	ErrFull  = errors.New("session store is full")
+	ErrGone  = errors.New("session store is gone")
+	ErrNewer = errors.New("record of a newer version")
 	// ErrDeadline says that the request's deadline passed before its change was known to be
 	// written (V3).
 	ErrDeadline = errors.New("request deadline passed")
@@ -35,8 +41,8 @@ type Revision uint64
 //
 // Get returns what the last acknowledged Put wrote, never an older replica's state, or
 // ErrNotFound. Put writes rec if the record's revision is still rev and returns the new one;
-// on ErrConflict nothing was written; on any other error it is unknown whether it was, and
-// the caller reads again. Neither retries. Put keeps the record until its ExpiresAt + Keep.
+// on ErrConflict and ErrFull nothing was written; on any other error it is unknown whether it
+// was, and the caller reads again. Neither retries. Put keeps the record until its ExpiresAt + Keep.
 // Both are safe for concurrent use and end with ctx.
 type Store interface {
 	Get(ctx context.Context, key Key) (Record, Revision, error)
@@ -178,8 +184,8 @@ func (o *Owner) read(ctx context.Context, key Key) (*Record, Revision, error) {
 	case err != nil:
 		return nil, 0, fmt.Errorf("read session %s: %w", key, err)
 	case rec.Version > RecordVersion:
-		return nil, 0, fmt.Errorf("read session %s: %w: record of version %d, this build knows up to %d",
-			key, ErrUnavailable, rec.Version, RecordVersion)
+		return nil, 0, fmt.Errorf("read session %s: %w: %w: %d, this build knows up to %d",
+			key, ErrUnavailable, ErrNewer, rec.Version, RecordVersion)
 	}
 	return &rec, rev, nil
 }
@@ -208,9 +214,13 @@ func (o *Owner) rewrite(ctx context.Context, rec *Record, rev Revision, deadline
 		held.keep(rec, next)
 		return next, nil
 	}
-	if errors.Is(err, ErrConflict) {
+	switch {
+	case errors.Is(err, ErrConflict):
 		held.drop()
 		return 0, err
+	case errors.Is(err, ErrFull):
+		held.Release()
+		return 0, fmt.Errorf("write session %s: %w", rec.Key(), err)
 	}
 	held.Release()
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)

@@ -64,6 +64,8 @@ type Outcome struct {
 	Written bool
 	// Owner is the region that owns the session where the verdict is Elsewhere.
 	Owner string
+	// Cause is why the store could not be read or written where the verdict is Unrotated for that.
+	Cause error
 }
 
 // Refresh redeems a token: read, judge, decide, one compare-and-swap; whenever that fails
@@ -83,8 +85,9 @@ func (o *Owner) Refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 		out, err = o.refresh(ctx, req, d)
 		return err
 	})
-	if errors.Is(err, ErrUnavailable) {
+	if errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrNewer) {
 		if out, ok := o.unrotated(ctx, req); ok {
+			out.Cause = err
 			return out, nil
 		}
 	}

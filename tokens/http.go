@@ -164,6 +164,7 @@ func decode[In any](data []byte) (In, error) {
 func (s *Service) refusal(ctx context.Context, operation string, err error) message {
 	e := asError(err)
 	if e.Cause != nil && e.Code.Status() >= http.StatusInternalServerError {
+		s.faults.note(ctx, e.Cause)
 		s.log.LogAttrs(ctx, slog.LevelWarn, "request refused", slog.String("operation", operation),
 			slog.String("code", string(e.Code)), slog.String("error", e.Cause.Error()))
 	}

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"math"
@@ -111,7 +112,10 @@ func (l *leftovers) search(ctx context.Context) error {
 func (l *leftovers) take(e *Entry, said *said, now time.Time) bool {
 	rec := &e.Record
 	switch {
-	case e.Fault != nil, rec.Version > sessions.RecordVersion, rec.State == sessions.StateRevoked:
+	case rec.Version > sessions.RecordVersion:
+		l.s.faults.note(context.Background(), fmt.Errorf("session %s: %w: %d, this build knows up to %d",
+			rec.Session, sessions.ErrNewer, rec.Version, sessions.RecordVersion))
+	case e.Fault != nil, rec.State == sessions.StateRevoked:
 		return true
 	case rec.State == sessions.StateMoving, rec.State == sessions.StatePrepared, said.outranks(rec):
 		return l.s.sweeper.add(rec.Key())

@@ -82,7 +82,7 @@ func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outc
 	}
 	s.metrics.refreshed(out.Judgement.Verdict)
 	if out.Judgement.Verdict == sessions.Unrotated {
-		return s.unrotated(ctx, r, out.Record)
+		return s.unrotated(ctx, r, &out)
 	}
 	if err := verdictError(out.Judgement.Verdict); err != nil {
 		if out.Written {

@@ -97,6 +97,7 @@ func (w *sweeper) look(ctx context.Context, key sessions.Key) {
 	defer cancel()
 	settled, err := w.s.owner.Sweep(limited, key, stayer{s: w.s})
 	if err != nil && ctx.Err() == nil {
+		w.s.faults.note(ctx, err)
 		w.s.log.LogAttrs(ctx, slog.LevelDebug, "session not settled, will try again",
 			slog.String("session", key.Session), slog.String("error", err.Error()))
 	}

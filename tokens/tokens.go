@@ -167,6 +167,7 @@ type Service struct {
 	// revoking is held by the one request that ends many sessions.
 	revoking chan struct{}
 	metrics  *metrics
+	faults   *storeFaults
 	log      *slog.Logger
 	handler  http.Handler
 	rooms    sync.Pool // of *room
@@ -236,6 +237,7 @@ func New(c Config) (*Service, error) {
 		reports: newReports(), logins: newLoginLimit(), stays: newSampler(), metrics: newMetrics(c.Metrics),
 		revoking: make(chan struct{}, 1),
 	}
+	s.faults = newStoreFaults(s.log, c.Metrics)
 	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)
 	s.public = newPublicKeys(&c, s.log)
 	s.SetKeys(c.Keys)

@@ -14,7 +14,12 @@ import (
 // unrotated has a client go on where it is, although its session could not be changed: with an
 // access token for the same server, and the refresh token that it has (V11). A client whose
 // server is dead is not helped by that.
-func (s *Service) unrotated(ctx context.Context, r *redemption, rec sessions.Record) (api.TokensReply, error) {
+func (s *Service) unrotated(ctx context.Context, r *redemption, out *sessions.Outcome) (api.TokensReply, error) {
+	rec := out.Record
+	if out.Cause != nil {
+		s.faults.note(ctx, out.Cause)
+		s.log.LogAttrs(ctx, slog.LevelDebug, "session goes on unrotated", slog.String("session", rec.Session), slog.String("error", out.Cause.Error()))
+	}
 	dead, err := r.Dead(ctx, rec)
 	if err == nil && dead {
 		err = unavailable("the session's server is dead, and no other can be written down now", nil)
@@ -40,7 +45,6 @@ func (s *Service) unrotated(ctx context.Context, r *redemption, rec sessions.Rec
 	}
 	s.tellDecision(r)
 	s.outbox.put(s.sessionEvent(&rec, events.SessionUnrotated, rec.Answer.Reason, now))
-	s.log.LogAttrs(ctx, slog.LevelDebug, "session goes on unrotated", slog.String("session", rec.Session))
 	tokens := reply(&rec, access, "", now)
 	tokens.Rotated, tokens.RefreshExpiresIn = false, 0
 	return tokens, nil

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/berthhq/berth/jetstream"
@@ -255,4 +256,34 @@ func FreePort(t testing.TB) int {
 // Log returns a logger that writes to the test's output, which shows when the test fails or is run with -v.
 func Log(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// LimitStore bounds the bytes that a region's JetStream account may keep on disk; -1: not at all.
+func LimitStore(t testing.TB, r *embedded.Region, bytes int64) {
+	t.Helper()
+	limits := server.JetStreamAccountLimits{MaxMemory: -1, MaxStore: bytes, MaxStreams: -1, MaxConsumers: -1}
+	if err := r.Server().GlobalAccount().UpdateJetStreamLimits(map[string]server.JetStreamAccountLimits{"": limits}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Ballast writes to a stream of its own until JetStream has no room for more. drop takes it away.
+func Ballast(t testing.TB, c *jetstream.Conn) (drop func()) {
+	t.Helper()
+	const name = "BALLAST"
+	_, err := c.JetStream().CreateStream(t.Context(), natsjs.StreamConfig{Name: name, Subjects: []string{"ballast"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if _, err := c.JetStream().Publish(t.Context(), "ballast", make([]byte, 512<<10)); err != nil {
+			return func() {
+				if err := c.JetStream().DeleteStream(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	t.Fatal("there is no limit")
+	return nil
 }
