@@ -11,9 +11,9 @@ import (
 )
 
 // followCopies has whatever a copy says of a session forgotten that is remembered, before anything
-// else; while it may hear of copies too late, none is remembered. It folds those arriving copies at once for which nobody may ask soon: a session that
-// was taken from this region, whose old server has to hear of it; one that was handed over to it;
-// one that was revoked elsewhere.
+// else; while it may hear of copies too late, none is remembered. It folds those arriving copies at
+// once for which nobody may ask soon: a session that was taken over, here or elsewhere, whose old
+// server has to hear of it; one that was handed over; one that was revoked elsewhere.
 func (s *Service) followCopies(ctx context.Context) error {
 	if s.cfg.Arrivals == nil {
 		return nil
@@ -69,19 +69,15 @@ func notify(ch chan<- struct{}) {
 	}
 }
 
-// concerns reports whether another region's record changes what this one has to do.
+// concerns reports whether another region's record may change what this one has to do. A session
+// that some region took over, or has given up, this one may have taken over too: without a look
+// both would own it until a client comes by.
 func (s *Service) concerns(rec sessions.Record) bool {
 	switch rec.State {
-	case sessions.StateRevoked:
+	case sessions.StateRevoked, sessions.StateMoved:
 		return true
-	case sessions.StateMoved:
-		return rec.Epoch.Region == s.cfg.Region
 	case sessions.StateActive:
-		for _, t := range rec.Taken {
-			if t.Epoch.Region == s.cfg.Region {
-				return true
-			}
-		}
+		return len(rec.Taken) > 0
 	case sessions.StateMoving, sessions.StatePrepared:
 	}
 	return false
