@@ -109,6 +109,9 @@ func above(r, best *Record) bool { return best == nil || best.Current().Less(r.C
 // up had gone on after the region took the session from there.
 func (r Record) forked(own Record) bool {
 	taken, ok := r.TakenFrom(own.Epoch.Region)
+	if before, known := own.TakenFrom(own.Epoch.Region); known && before == taken {
+		ok = false // it has the session back since then, and knows
+	}
 	if ok && taken.Less(own.Current()) || !ok && r.beside(own) {
 		return true
 	}

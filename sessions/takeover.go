@@ -110,5 +110,6 @@ func (o *Owner) takeOver(ctx context.Context, req Request, owner string, young b
 	if _, err := o.write(ctx, next, s.rev, req.Deadline); err != nil {
 		return Outcome{}, err
 	}
+	o.Unsettled(req.Key) // a copy that arrived during the write may say that another region did the same
 	return Outcome{Judgement: j, Record: next, Written: true}, nil
 }

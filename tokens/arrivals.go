@@ -9,8 +9,8 @@ import (
 
 // followCopies has a remembered session forgotten as soon as a copy of it arrives; while copies
 // may come too late, none is remembered. Those copies are folded at once for which nobody may ask
-// soon: of a session that was taken from this region, whose old server has to hear of it, that was
-// handed over to it, or that was revoked elsewhere.
+// soon: of a session that was taken over, here or elsewhere, whose old server has to hear of it,
+// that was handed over, or that was revoked elsewhere.
 func (s *Service) followCopies(ctx context.Context) error {
 	if s.cfg.Arrivals == nil {
 		notify(s.leftovers.due)
@@ -18,7 +18,7 @@ func (s *Service) followCopies(ctx context.Context) error {
 	}
 	arrived := func(key sessions.Key, _ string, rec sessions.Record) {
 		s.cache.Forget(key)
-		if concerns(s.cfg.Region, &rec) {
+		if concerns(&rec) {
 			s.sweeper.add(key)
 		}
 	}

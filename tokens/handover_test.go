@@ -264,6 +264,41 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// TestTwoTakeovers has two regions take a session over from a third, neither knowing of the other:
+// though no client comes by, one of them owns it in the end.
+func TestTwoTakeovers(t *testing.T) {
+	const virginia = "us-east-1"
+	r := newRegions(t, dublin, singapore, virginia)
+	first := login(t, r.services[dublin])
+	key := sessions.Key{Jurisdiction: "global", Session: first.SessionID}
+	base, _, err := r.fleets[dublin].conn.Records().Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conflicts := r.hear(t, singapore, "berth.v1.session."+singapore+".conflict")
+	r.nats.Links[dublin].Cut()
+	for _, region := range []string{singapore, virginia} { // the higher epoch comes second
+		a := base.Answer
+		a.Server, a.Region = region+"-a", region
+		j := sessions.Judgement{Verdict: sessions.Rotate, Token: base.Current()}
+		if _, err := r.fleets[region].conn.Records().Put(t.Context(), sessions.TakeOver(base, nil, j, region, a, region, time.Now()), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.await(t, singapore, first.SessionID, sessions.StateMoved)
+	conflicts.await(t, "the conflict is told")
+	r.nats.Links[dublin].Heal()
+	r.await(t, dublin, first.SessionID, sessions.StateMoved)
+	for _, region := range []string{dublin, singapore} {
+		if _, epoch := r.state(region, first.SessionID); epoch.Region != virginia {
+			t.Errorf("%s has yielded to %v", region, epoch)
+		}
+	}
+	if state, _ := r.state(virginia, first.SessionID); state != sessions.StateActive {
+		t.Errorf("the region of the highest epoch holds %s", state)
+	}
+}
+
 // counter counts what comes on a subject.
 type counter struct{ n atomic.Int64 }
 

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -125,17 +126,21 @@ func (l *leftovers) take(e *Entry, said *said, now time.Time) bool {
 	return true
 }
 
-// said is what copies say that changes what the own region has to do, by region and by the hash
+// said is what copies say that may change what the own region has to do, by region and by the hash
 // of the session: two of one hash cost a look too many.
 type said struct {
-	own  string
-	seed maphash.Seed
-	of   map[string]map[uint64]word
-	n    int
+	own     string
+	seed    maphash.Seed
+	regions []string
+	of      map[string]map[uint64]word
+	n       int
 }
 
-// word is the number of an epoch, doubled; odd where the copy says that it is not its region's.
+// word is an epoch that a copy tells of: its number, and below that the place of its region.
 type word uint64
+
+// regionBits is how much of a word its region takes.
+const regionBits = 12
 
 // ended is the word of a session that was revoked: above every epoch.
 const ended word = math.MaxUint64
@@ -146,15 +151,12 @@ func newSaid(own string) *said {
 
 // note takes a copy.
 func (s *said) note(key sessions.Key, region string, rec *sessions.Record) {
-	if !concerns(s.own, rec) || s.n >= maxSaid {
+	if !concerns(rec) || s.n >= maxSaid {
 		return
 	}
-	w := word(rec.Epoch.Number) << 1
-	switch {
-	case rec.State == sessions.StateRevoked:
-		w = ended
-	case rec.Epoch.Region == s.own:
-		w |= 1
+	w := ended
+	if rec.State != sessions.StateRevoked {
+		w = s.word(rec.Epoch)
 	}
 	if s.of[region] == nil {
 		s.of[region] = map[uint64]word{}
@@ -163,19 +165,29 @@ func (s *said) note(key sessions.Key, region string, rec *sessions.Record) {
 	s.n++
 }
 
+// word returns that of an epoch. Of a region too many it is above every epoch.
+func (s *said) word(e events.Epoch) word {
+	at := slices.Index(s.regions, e.Region)
+	if at < 0 {
+		at = len(s.regions)
+		if at >= 1<<regionBits {
+			return ended
+		}
+		s.regions = append(s.regions, e.Region)
+	}
+	return word(e.Number<<regionBits) | word(at)
+}
+
+// epoch returns that of a word which is not ended.
+func (s *said) epoch(w word) events.Epoch {
+	return events.Epoch{Number: uint64(w >> regionBits), Region: s.regions[w&(1<<regionBits-1)]}
+}
+
 // outranks reports whether a copy is above the own record, or ends the session.
 func (s *said) outranks(rec *sessions.Record) bool {
 	hash := maphash.Comparable(s.seed, rec.Key())
-	for region, words := range s.of {
-		w, ok := words[hash]
-		if !ok {
-			continue
-		}
-		epoch := events.Epoch{Number: uint64(w >> 1), Region: region}
-		if w&1 == 1 {
-			epoch.Region = s.own
-		}
-		if epoch.Compare(rec.Epoch) > 0 {
+	for _, words := range s.of {
+		if w, ok := words[hash]; ok && (w == ended || s.epoch(w).Compare(rec.Epoch) > 0) {
 			return true
 		}
 	}
@@ -187,25 +199,26 @@ func (s *said) outranks(rec *sessions.Record) bool {
 func (s *said) unheard(rec *sessions.Record) bool {
 	hash := maphash.Comparable(s.seed, rec.Key())
 	for _, t := range rec.Taken {
-		w := s.of[t.Epoch.Region][hash]
-		heard := w&1 == 1 && uint64(w>>1) > t.Epoch.Number
-		if t.Epoch.Region != s.own && !heard {
+		if t.Epoch.Region == s.own {
+			continue
+		}
+		w, ok := s.of[t.Epoch.Region][hash]
+		if !ok || w != ended && (s.epoch(w).Region == t.Epoch.Region || s.epoch(w).Compare(t.Epoch) <= 0) {
 			return true
 		}
 	}
 	return false
 }
 
-// concerns reports whether another region's record changes what the own region has to do.
-func concerns(own string, rec *sessions.Record) bool {
+// concerns reports whether another region's record may change what this one has to do. A session
+// that some region took over, or has given up, this one may have taken over too: without a look
+// both would own it until a client comes by.
+func concerns(rec *sessions.Record) bool {
 	switch rec.State {
-	case sessions.StateRevoked:
+	case sessions.StateRevoked, sessions.StateMoved:
 		return true
-	case sessions.StateMoved:
-		return rec.Epoch.Region == own
 	case sessions.StateActive:
-		_, taken := rec.TakenFrom(own)
-		return taken
+		return len(rec.Taken) > 0
 	case sessions.StateMoving, sessions.StatePrepared:
 	}
 	return false

@@ -5,23 +5,33 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
 
-// TestAcknowledgedGenerationsSurvive kills the token service, NATS, and both, while clients
-// refresh as fast as they can: whoever has read a reply goes on from it, and whoever has not
-// gets it again, or the next.
+var crashes = flag.Int("crashes", 9, "how often TestAcknowledgedGenerationsSurvive kills the token service, NATS, or both")
+
+// TestAcknowledgedGenerationsSurvive kills the token service, NATS, and both, again and again, while
+// clients refresh as fast as they can. After each death, and before anybody can write again, the store
+// holds every generation whose reply was read. Whoever has read one goes on from it, and whoever has
+// not gets it again, or the next.
+//
+//	go test ./cmd/berth -run TestAcknowledged -v -args -crashes 60
 func TestAcknowledgedGenerationsSurvive(t *testing.T) {
 	t.Parallel() // it mostly waits
 	f := startProcesses(t, "eu-west-1")
@@ -32,49 +42,79 @@ func TestAcknowledgedGenerationsSurvive(t *testing.T) {
 	defer g.Wait()
 	defer stop()
 	for i := range clients {
-		clients[i] = &holder{t: t, url: region.way.URL + "/v1/refresh", token: f.begin(t, fmt.Sprint("user-", i))}
+		s := f.begin(t, fmt.Sprint("user-", i))
+		clients[i] = &holder{t: t, url: region.way.URL + "/v1/refresh", token: s.RefreshToken, session: s.SessionID}
 		g.Go(func() { clients[i].run(ctx) })
 	}
-	for round, crash := range []func(){
-		func() { region.tokens.crash(t) },
-		func() { region.nats.Kill() },
-		func() { region.nats.Kill(); region.tokens.crash(t) },
-		func() { region.tokens.crash(t) },
-	} {
+	deaths := map[string]int{}
+	lost := 0
+	for round := range *crashes {
 		grow(t, clients, 20)
-		crash()
+		what := []string{"token service", "NATS", "both"}[round%3]
+		deaths[what]++
+		if what != "token service" {
+			region.nats.Kill()
+		}
+		// Nobody writes from here on, until what is stored has been looked at.
+		signal := syscall.SIGSTOP
+		if what != "NATS" {
+			signal = syscall.SIGKILL
+		}
+		region.tokens.signal(t, signal)
 		if region.nats.PID() == 0 {
 			region.nats.Start(t)
 		}
-		if !region.tokens.runs() {
-			region.tokens = start(t, region.tokensArgs...)
-			said(t, region.tokens, "serving on ")
+		lost += lostGenerations(t, region.nats.ClientURL(), clients)
+		if signal == syscall.SIGSTOP {
+			region.tokens.signal(t, syscall.SIGCONT)
+			continue
 		}
-		t.Logf("round %d is over", round)
+		region.tokens = start(t, region.tokensArgs...)
+		said(t, region.tokens, "serving on ")
 	}
 	grow(t, clients, 20)
 	stop()
 	g.Wait()
-	all := int64(0)
+	var read, unread int64
 	for i := range clients {
-		all += clients[i].granted.Load()
+		read += clients[i].granted.Load()
+		unread += clients[i].unread.Load()
 	}
-	t.Logf("%d grants, none lost", all)
+	t.Logf("%d crashes %v, %d generations acknowledged, %d lost; %d requests were not granted at once", *crashes, deaths, read, lost, unread)
 }
 
-// runs reports whether the process has not ended.
-func (p *process) runs() bool {
-	select {
-	case err := <-p.done:
-		p.done <- err
-		return false
-	default:
-		return true
+// signal sends a process a signal, and waits for its end if that is what it means.
+func (p *process) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if s == syscall.SIGKILL {
+		p.crash(t)
+	} else if err := p.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// lostGenerations counts the clients that have read a generation which the store does not hold.
+func lostGenerations(t *testing.T, url string, clients []*holder) (lost int) {
+	t.Helper()
+	records := jetstreamtest.Dial(t, url).Records()
+	for i := range clients {
+		key := sessions.Key{Jurisdiction: events.GlobalJurisdiction, Session: clients[i].session}
+		var rec sessions.Record
+		eventually(t, 20*time.Second, "the record of session "+key.Session, func() (ok bool) {
+			var err error
+			rec, _, err = records.Get(t.Context(), key)
+			return err == nil
+		})
+		if read := clients[i].read.Load(); rec.Gen < read { // what is read now was stored before
+			t.Errorf("session %s: generation %d was acknowledged, and %d is stored", key.Session, read, rec.Gen)
+			lost++
+		}
+	}
+	return lost
 }
 
 // begin starts a session as an application does whose users are its own.
-func (f *processes) begin(t *testing.T, user string) string {
+func (f *processes) begin(t *testing.T, user string) api.TokensReply {
 	t.Helper()
 	nc, err := nats.Connect(f.ready.Regions[0].NATSURL)
 	if err != nil {
@@ -93,7 +133,7 @@ func (f *processes) begin(t *testing.T, user string) string {
 	if err := json.Unmarshal(msg.Data, &reply); err != nil || reply.RefreshToken == "" {
 		t.Fatalf("start session: %s (%v)", msg.Data, err)
 	}
-	return reply.RefreshToken
+	return reply
 }
 
 // grow waits until every client has so many grants more.
@@ -117,7 +157,11 @@ func grow(t *testing.T, clients []*holder, more int64) {
 type holder struct {
 	t          *testing.T
 	url, token string
-	granted    atomic.Int64
+	session    string
+	// granted counts replies that were read, read is the generation of the last; unread counts requests
+	// that were not granted.
+	granted, unread atomic.Int64
+	read            atomic.Uint64
 }
 
 // run refreshes until ctx ends.
@@ -126,6 +170,7 @@ func (h *holder) run(ctx context.Context) {
 		status, body, err := h.post(ctx)
 		switch {
 		case err != nil, status == http.StatusServiceUnavailable:
+			h.unread.Add(1)
 			select {
 			case <-time.After(20 * time.Millisecond):
 			case <-ctx.Done():
@@ -152,6 +197,7 @@ func (h *holder) take(body []byte) {
 		h.t.Errorf("generation %d after %d", is, was)
 	}
 	h.token = reply.RefreshToken
+	h.read.Store(generation(h.t, h.token))
 	h.granted.Add(1)
 }
 

@@ -1,52 +1,52 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/berthhq/berth/cmd/internal/service"
-	"github.com/berthhq/berth/events"
-	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
-	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
 
-var lossSessions = flag.Int("loss-sessions", 200, "how many sessions TestRegionLoss has in the region that dies")
+var (
+	lossSessions = flag.Int("loss-sessions", 200, "how many sessions TestRegionLoss has in the region that dies")
+	lossNotice   = flag.Duration("loss-notice", time.Second, "within what time after the death its clients notice it, and come elsewhere")
+	lossSeed     = flag.Uint64("loss-seed", 0, "what the moment of the death is drawn with (0: a new one)")
+)
 
-// One in so many sessions is ended before the region dies.
-const lossRevoked = 20
+const (
+	// One in so many sessions is ended before the region dies.
+	lossRevoked = 20
+	// lossRetry is how long a client waits before it tries again, and as long again at the most.
+	lossRetry = time.Second
+)
 
 // TestRegionLoss kills every process of a region, its NATS among them, while its sessions
-// refresh. Each goes on elsewhere without a login, by its copy; those that were ended stay so. When
-// the region is back no session has two owners and none is lost.
+// refresh. Each goes on elsewhere without a login, by its copy; those that were ended are refused
+// there. When the region is back no session has two owners and none is lost.
+//
+//	go test ./cmd/berth -run TestRegionLoss -v -args -loss-sessions 10000 -loss-notice 5s
 func TestRegionLoss(t *testing.T) {
 	t.Parallel() // it mostly waits
-	f := startProcesses(t, "eu-west-1", "us-east-1", "ap-southeast-1")
-	l := &loss{t: t, processes: f, lost: "eu-west-1", http: &http.Client{
-		Timeout: 12 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64},
-	}}
-	defer l.http.CloseIdleConnections()
-	l.start(*lossSessions)
-	l.revokeSome()
-	l.awaitCopies()
-	for _, r := range f.regions {
+	l := &loss{fleetSessions: newFleetSessions(t)}
+	for _, s := range l.begin(l.lost, *lossSessions) {
+		l.clients = append(l.clients, &lossClient{session: s.SessionID, token: s.RefreshToken})
+	}
+	l.endSome()
+	l.awaitCopies(20*time.Second+l.each(2*time.Millisecond), l.fates())
+	for _, r := range l.regions {
 		t.Logf("copies in %s are %v old", r.way.Region, l.lag(r))
 	}
-	l.refreshing(func() {
-		time.Sleep(time.Duration(rand.IntN(2000)) * time.Millisecond) // the moment of the kill is what varies
-		l.kill()
-	})
+	l.die()
 	l.report()
 	l.comeBack()
 	l.settled()
@@ -54,166 +54,31 @@ func TestRegionLoss(t *testing.T) {
 
 // loss is a fleet of which a region is lost.
 type loss struct {
-	*processes
-	t       *testing.T
-	lost    string
-	http    *http.Client
+	*fleetSessions
 	clients []*lossClient
-	killed  time.Time
+	// dead is closed when the region is, at killed.
+	dead   chan struct{}
+	killed time.Time
+	// answers counts how the refreshes after the death were answered.
+	answers [600]atomic.Int64
 }
 
 // lossClient is a client of the region that dies.
 type lossClient struct {
 	session, token string
-	revoked        bool
-	// way is the URL that it refreshes through; back is when it was first refreshed after the kill.
-	way  string
-	back time.Time
+	// ended says that its session was; refused that this was said elsewhere.
+	ended, refused bool
+	// came is when it was first without its region, back when it was refreshed elsewhere.
+	came, back time.Time
+	tries      int
 }
 
-// post sends a request; status 0 says that there was no answer.
-func (l *loss) post(url string, in, out any) (status int, text string) {
-	data, err := json.Marshal(in)
-	if err != nil {
-		return 0, err.Error()
+// fates returns what has to become of the sessions.
+func (l *loss) fates() (list []fate) {
+	for _, c := range l.clients {
+		list = append(list, fate{c.session, c.ended})
 	}
-	r, err := http.NewRequestWithContext(l.t.Context(), http.MethodPost, url, bytes.NewReader(data))
-	if err != nil {
-		return 0, err.Error()
-	}
-	resp, err := l.http.Do(r)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode == http.StatusOK && out != nil {
-		err = json.Unmarshal(body, out)
-	}
-	if err != nil {
-		return 0, err.Error()
-	}
-	return resp.StatusCode, string(body)
-}
-
-// start starts the sessions, as the application's own login would.
-func (l *loss) start(n int) {
-	conn := jetstreamtest.Dial(l.t, l.regions[l.lost].nats.ClientURL())
-	for i := range n {
-		answer, err := conn.Call(l.t.Context(), service.TokensMethod(events.GlobalJurisdiction, l.lost, api.MethodStart), nil,
-			fmt.Appendf(nil, `{"subject":"user-%d"}`, i))
-		var reply api.TokensReply
-		if err == nil {
-			err = json.Unmarshal(answer.Data, &reply)
-		}
-		if err != nil || reply.Server.Region != l.lost {
-			l.t.Fatalf("start session %d: on %+v: %v", i, reply.Server, err)
-		}
-		l.clients = append(l.clients, &lossClient{session: reply.SessionID, token: reply.RefreshToken, way: l.regions[l.lost].way.URL})
-	}
-}
-
-// revokeSome ends some of the sessions, each with an acknowledgement.
-func (l *loss) revokeSome() {
-	for i, c := range l.clients {
-		if i%lossRevoked != 0 {
-			continue
-		}
-		c.revoked = true
-		if status, text := l.post(c.way+"/v1/logout", api.LogoutRequest{RefreshToken: c.token}, nil); status != http.StatusNoContent {
-			l.t.Fatalf("logout: %d %s", status, text)
-		}
-	}
-}
-
-// awaitCopies waits until the other regions have what was written before.
-func (l *loss) awaitCopies() {
-	for name, r := range l.regions {
-		if name == l.lost {
-			continue
-		}
-		copies := jetstreamtest.Dial(l.t, r.nats.ClientURL()).Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(l.t)})
-		eventually(l.t, 20*time.Second+l.each(2*time.Millisecond), "copies in "+name, func() bool {
-			for _, c := range l.clients {
-				list, err := copies.Copies(l.t.Context(), c.key())
-				if err != nil || len(list) == 0 || c.revoked && list[0].Record.State != sessions.StateRevoked {
-					return false
-				}
-			}
-			return true
-		})
-	}
-}
-
-func (c *lossClient) key() sessions.Key {
-	return sessions.Key{Jurisdiction: events.GlobalJurisdiction, Session: c.session}
-}
-
-// lag returns how old copies of the lost region's sessions are in another.
-func (l *loss) lag(r *regionProcesses) string {
-	lags, err := jetstreamtest.Dial(l.t, r.nats.ClientURL()).CopyLags(l.t.Context())
-	return fmt.Sprintf("%+v, %v", lags, err)
-}
-
-// refreshing lets all clients refresh, lets the accident happen, and waits until each has come
-// through it.
-func (l *loss) refreshing(accident func()) {
-	ctx, stop := context.WithTimeout(l.t.Context(), time.Minute+l.each(8*time.Millisecond))
-	defer stop()
-	var mu sync.Mutex
-	var all sync.WaitGroup
-	for i, c := range l.clients {
-		all.Go(func() {
-			select { // clients do not come all at once
-			case <-ctx.Done():
-			case <-time.After(rand.N(l.calm())):
-			}
-			ways := []string{l.regions["us-east-1"].way.URL, l.regions["ap-southeast-1"].way.URL}
-			for k := i; ctx.Err() == nil; k++ {
-				mu.Lock()
-				killed := l.killed
-				mu.Unlock()
-				began := time.Now()
-				var reply api.TokensReply
-				status, text := l.post(c.way+"/v1/refresh", api.RefreshRequest{RefreshToken: c.token}, &reply)
-				switch {
-				case c.revoked && status == http.StatusUnauthorized:
-					if !killed.IsZero() && c.way != l.regions[l.lost].way.URL {
-						return // also where it was taken over from
-					}
-				case status == http.StatusOK && c.revoked:
-					l.t.Errorf("session %s was ended and is refreshed through %s", c.session, c.way)
-					return
-				case status == http.StatusOK:
-					c.token = reply.RefreshToken
-					if !killed.IsZero() && began.After(killed) && reply.Server.Region != l.lost {
-						c.back = time.Now()
-						return
-					}
-				case status == http.StatusUnauthorized:
-					l.t.Errorf("session %s has to log in: %s", c.session, text)
-					return
-				}
-				if !killed.IsZero() && c.way == l.regions[l.lost].way.URL || status != http.StatusOK && c.way != l.regions[l.lost].way.URL {
-					c.way = ways[k%len(ways)]
-				}
-				pause := 300*time.Millisecond + l.each(500*time.Microsecond)
-				if killed.IsZero() {
-					pause = l.calm()
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(pause + time.Duration(rand.IntN(200))*time.Millisecond):
-				}
-			}
-		})
-	}
-	time.Sleep(l.calm()) // each has been refreshed by then, or is about to be
-	accident()
-	mu.Lock()
-	l.killed = time.Now()
-	mu.Unlock()
-	all.Wait()
+	return list
 }
 
 // each returns so much time for each session: what one machine can bear.
@@ -221,6 +86,113 @@ func (l *loss) each(d time.Duration) time.Duration { return time.Duration(len(l.
 
 // calm is how often a client refreshes while all is well.
 func (l *loss) calm() time.Duration { return max(time.Second, l.each(2*time.Millisecond)) }
+
+// endSome ends some of the sessions, each with an acknowledgement.
+func (l *loss) endSome() {
+	several((len(l.clients)+lossRevoked-1)/lossRevoked, func(i int) {
+		c := l.clients[i*lossRevoked]
+		c.ended = true
+		if status, text := l.post(l.regions[l.lost].way.URL+"/v1/logout", "", api.LogoutRequest{RefreshToken: c.token}, nil); status != http.StatusNoContent {
+			l.t.Errorf("logout: %d %s", status, text)
+		}
+	})
+}
+
+// lag returns how old copies of other regions' sessions are in a region.
+func (l *loss) lag(r *regionProcesses) string {
+	lags, err := jetstreamtest.Dial(l.t, r.nats.ClientURL()).CopyLags(l.t.Context())
+	var list []string
+	for _, g := range lags {
+		list = append(list, fmt.Sprintf("%s %v", g.Region, g.Behind.Round(10*time.Microsecond)))
+	}
+	return fmt.Sprintf("%s (%v)", strings.Join(list, ", "), err)
+}
+
+// die lets all clients refresh, kills the region at some moment after each has, and waits until
+// all have come through it.
+func (l *loss) die() {
+	seed := *lossSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	moment := time.Duration(rand.New(rand.NewPCG(seed, 0)).Int64N(int64(l.calm())))
+	l.t.Logf("dies %s after each client was refreshed (-loss-seed %d)", moment.Round(time.Millisecond), seed)
+	ctx, stop := context.WithTimeout(l.t.Context(), 3*time.Minute)
+	defer stop()
+	l.dead = make(chan struct{})
+	var all, refreshed sync.WaitGroup
+	refreshed.Add(len(l.clients))
+	for _, c := range l.clients {
+		all.Go(func() {
+			l.before(ctx, c, refreshed.Done)
+			l.after(ctx, c)
+		})
+	}
+	refreshed.Wait()
+	idle(ctx, moment)
+	l.kill()
+	all.Wait()
+}
+
+// idle waits, unless ctx ends.
+func idle(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// before refreshes a session through its region until that is dead. first is called after the
+// first time.
+func (l *loss) before(ctx context.Context, c *lossClient, first func()) {
+	sleep := rand.N(l.calm()) // clients do not come all at once
+	for {
+		select {
+		case <-ctx.Done():
+			first()
+			return
+		case <-l.dead:
+			return
+		case <-time.After(sleep):
+		}
+		reply, status, text := l.refresh(l.lost, api.RefreshRequest{RefreshToken: c.token})
+		switch {
+		case status == http.StatusOK && !c.ended:
+			c.token = reply.RefreshToken
+		case status == http.StatusUnauthorized && c.ended, status == 0: // or the region is dead
+		default:
+			l.t.Errorf("session %s, ended: %t, before: %d %s", c.session, c.ended, status, text)
+		}
+		first()
+		first = func() {}
+		sleep = l.calm()/2 + rand.N(l.calm())
+	}
+}
+
+// after refreshes a session through the other regions until one of them answers for it.
+func (l *loss) after(ctx context.Context, c *lossClient) {
+	idle(ctx, rand.N(*lossNotice))
+	c.came = time.Now()
+	for k := rand.IntN(2); ctx.Err() == nil; k++ {
+		c.tries++
+		reply, status, text := l.refresh(l.others[k%2], api.RefreshRequest{RefreshToken: c.token})
+		l.answers[status].Add(1)
+		switch {
+		case status == http.StatusOK && !c.ended && reply.Server.Region != l.lost:
+			c.token, c.back = reply.RefreshToken, time.Now()
+			return
+		case status == http.StatusOK && c.ended:
+			l.t.Errorf("session %s was ended and is refreshed through %s", c.session, l.others[k%2])
+			return
+		case status == http.StatusUnauthorized:
+			if c.refused = c.ended; !c.ended {
+				l.t.Errorf("session %s has to log in: %s", c.session, text)
+			}
+			return
+		}
+		idle(ctx, lossRetry+rand.N(lossRetry))
+	}
+}
 
 // kill ends all of the region at once, as kill -9 does.
 func (l *loss) kill() {
@@ -231,27 +203,50 @@ func (l *loss) kill() {
 	for _, s := range r.servers {
 		s.crash(l.t)
 	}
+	l.killed = time.Now()
+	close(l.dead)
 }
 
 // report prints how long the sessions took to go on, and fails for those that did not.
 func (l *loss) report() {
 	l.t.Helper()
-	var took []time.Duration
+	var took, waited []time.Duration
+	refused, tries := 0, 0
 	for _, c := range l.clients {
+		tries += c.tries
 		switch {
-		case c.revoked:
+		case c.refused:
+			refused++
+		case c.ended:
+			l.t.Errorf("session %s was ended and not refused elsewhere", c.session)
 		case c.back.IsZero():
 			l.t.Errorf("session %s was not refreshed elsewhere", c.session)
 		default:
-			took = append(took, c.back.Sub(l.killed))
+			took, waited = append(took, c.back.Sub(l.killed)), append(waited, c.back.Sub(c.came))
 		}
 	}
-	if len(took) == 0 {
-		l.t.Fatal("no session was taken over")
+	if len(took) == 0 || refused == 0 {
+		l.t.Fatalf("%d sessions went on elsewhere, %d that were ended were refused there", len(took), refused)
 	}
+	l.t.Logf("%d of %d sessions went on elsewhere, 0 logins, %d were refused as they had ended; %d refreshes", len(took), len(l.clients), refused, tries)
+	l.t.Logf("after the kill %s", spread(took))
+	l.t.Logf("after the client came %s", spread(waited))
+	text := ""
+	for status := range l.answers {
+		if n := l.answers[status].Load(); n > 0 {
+			text += fmt.Sprintf(" %d: %d", status, n)
+		}
+	}
+	l.t.Logf("answers by status:%s", text)
+}
+
+// spread describes how long something took.
+func spread(took []time.Duration) string {
 	slices.Sort(took)
-	l.t.Logf("%d of %d sessions went on elsewhere, 0 logins: p50 %v, p99 %v, max %v after the kill", len(took), len(l.clients)-(len(l.clients)+lossRevoked-1)/lossRevoked,
-		took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	at := func(share float64) time.Duration {
+		return took[min(len(took)-1, int(share*float64(len(took))))].Round(time.Millisecond)
+	}
+	return fmt.Sprintf("p50 %v, p95 %v, p99 %v, max %v", at(0.5), at(0.95), at(0.99), at(1))
 }
 
 // comeBack starts the region's processes again.
@@ -265,55 +260,21 @@ func (l *loss) comeBack() {
 	said(l.t, r.tokens, "serving on ")
 }
 
-// settled waits until each session has one owner, or has ended in every region that knows it, and
-// refreshes each once more through the region that was lost.
+// settled waits until each session has one owner, or has ended in every region that knows it,
+// refreshes each through the region that was lost, and looks again.
 func (l *loss) settled() {
-	records := map[string]*jetstream.Records{}
-	for name, r := range l.regions {
-		records[name] = jetstreamtest.Dial(l.t, r.nats.ClientURL()).Records()
-	}
-	began := time.Now()
-	var wrong string
-	eventually(l.t, 60*time.Second+l.each(10*time.Millisecond), "one owner of each session", func() bool {
-		wrong = ""
-		for _, c := range l.clients {
-			if wrong = l.wrong(c, records); wrong != "" {
-				return false
-			}
-		}
-		return true
-	})
-	l.t.Logf("%v after the return each session has one owner", time.Since(began).Round(time.Millisecond))
-	for _, c := range l.clients {
-		want := http.StatusOK
-		if c.revoked {
+	limit := time.Minute + l.each(10*time.Millisecond)
+	took := l.awaitOwners(limit, l.fates())
+	l.t.Logf("%v after the return each of %d sessions has one owner, or has ended", took.Round(time.Millisecond), len(l.clients))
+	several(len(l.clients), func(i int) {
+		c, want := l.clients[i], http.StatusOK
+		if c.ended {
 			want = http.StatusUnauthorized
 		}
-		if status, text := l.post(l.regions[l.lost].way.URL+"/v1/refresh", api.RefreshRequest{RefreshToken: c.token}, nil); status != want {
+		if _, status, text := l.refresh(l.lost, api.RefreshRequest{RefreshToken: c.token}); status != want {
 			l.t.Errorf("session %s through the region that is back: %d %s", c.session, status, text)
 		}
-	}
-}
-
-// wrong says what is wrong with a session, empty if nothing is.
-func (l *loss) wrong(c *lossClient, records map[string]*jetstream.Records) string {
-	active, over, text := 0, 0, ""
-	for name, r := range records {
-		rec, _, err := r.Get(l.t.Context(), c.key())
-		if err != nil {
-			continue
-		}
-		text += fmt.Sprintf(" %s: %s %s", name, rec.State, rec.Current())
-		switch rec.State {
-		case sessions.StateActive:
-			active++
-		case sessions.StateRevoked:
-			over++
-		case sessions.StateMoving, sessions.StatePrepared, sessions.StateMoved:
-		}
-	}
-	if c.revoked && active == 0 && over > 0 || !c.revoked && active == 1 && over == 0 {
-		return ""
-	}
-	return "session " + c.session + ":" + text
+	})
+	l.awaitOwners(limit, l.fates())
+	l.t.Logf("refreshed through the region that is back: %d sessions, 0 with two owners, 0 lost", len(l.clients))
 }
