@@ -41,8 +41,4 @@ func DecodeRefresh(data []byte) (r api.RefreshRequest, scanned bool, err error) 
 }
 
 // Unsettled returns how many sessions the sweeper sees through.
-func (s *Service) Unsettled() int {
-	s.sweeper.mu.Lock()
-	defer s.sweeper.mu.Unlock()
-	return len(s.sweeper.agenda.all)
-}
+func (s *Service) Unsettled() int { return s.sweeper.unsettled() }
