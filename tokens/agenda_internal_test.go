@@ -107,7 +107,7 @@ func TestManyAreQuick(t *testing.T) {
 		}
 		a.done(key, true, now)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }

@@ -42,11 +42,7 @@ func DecodeRefresh(data []byte) (r api.RefreshRequest, scanned bool, err error) 
 }
 
 // Unsettled returns how many sessions the sweeper sees through.
-func (s *Service) Unsettled() int {
-	s.sweeper.mu.Lock()
-	defer s.sweeper.mu.Unlock()
-	return len(s.sweeper.agenda.all)
-}
+func (s *Service) Unsettled() int { return s.sweeper.unsettled() }
 
 // RunKeys does what Run does about keys, alone.
 func (s *Service) RunKeys(ctx context.Context) error { return s.public.run(ctx) }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/berthhq/berth/sessions"
 )
 
@@ -36,7 +38,20 @@ type sweeper struct {
 }
 
 func newSweeper(s *Service) *sweeper {
-	return &sweeper{s: s, wake: make(chan struct{}, 1), agenda: newAgenda(maxUnsettled)}
+	w := &sweeper{s: s, wake: make(chan struct{}, 1), agenda: newAgenda(maxUnsettled)}
+	if reg := s.cfg.Metrics; reg != nil {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "berth_sessions_unsettled", Help: "Sessions through whose handover or takeover the sweeper sees.",
+		}, func() float64 { return float64(w.unsettled()) }))
+	}
+	return w
+}
+
+// unsettled returns how many sessions are remembered.
+func (w *sweeper) unsettled() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.agenda.all)
 }
 
 // add remembers a session of which there is news. It does not block. False: there is no room.

@@ -12,10 +12,15 @@ import (
 // same sessions, and a token that one minted is old by the other's clock: were they as far
 // apart as the 30 s within which an answer is repeated, they would take honest clients for
 // thieves.
+//
+// A clock drifts slowly: comparing it each clockEvery is enough. It jumps at once, when somebody
+// or NTP sets it: each clockLook it is seen whether it went as the monotonic clock did, to within
+// maxJump, and compared if not, and as long as it is off.
 const (
 	maxSkew      = 5 * time.Second
+	maxJump      = time.Second
 	clockEvery   = 30 * time.Second
-	clockRetry   = time.Second
+	clockLook    = time.Second
 	clockTimeout = 2 * time.Second
 )
 
@@ -23,6 +28,8 @@ const (
 type clock struct {
 	// skew is jetstream.Conn.Skew.
 	skew func(ctx context.Context) (skew, within time.Duration, err error)
+	// wall is the time as this machine has it. nil: time.Now.
+	wall func() time.Time
 	log  *slog.Logger
 	// off is how far the clock is off, if that is too far; 0: it is not.
 	off atomic.Int64
@@ -38,15 +45,27 @@ func (c *clock) ready() error {
 
 // run compares until ctx ends. While NATS cannot be asked, the last word counts.
 func (c *clock) run(ctx context.Context) {
+	if c.wall == nil {
+		c.wall = time.Now
+	}
+	look := time.NewTicker(clockLook)
+	defer look.Stop()
+	var compared, seen time.Time // by the monotonic clock
+	var showed time.Time         // by the other, at seen
 	for ctx.Err() == nil {
-		wait := clockEvery
-		if err := c.compare(ctx); err != nil {
-			wait = clockRetry
-			c.log.LogAttrs(ctx, slog.LevelInfo, "clocks not compared", slog.String("error", err.Error()))
+		now, wall := time.Now(), c.wall().Round(0)
+		jump := wall.Sub(showed) - now.Sub(seen)
+		seen, showed = now, wall
+		if jump.Abs() > maxJump || c.ready() != nil || now.Sub(compared) >= clockEvery {
+			compared = now
+			if err := c.compare(ctx); err != nil {
+				compared = time.Time{} // at the next look again
+				c.log.LogAttrs(ctx, slog.LevelInfo, "clocks not compared", slog.String("error", err.Error()))
+			}
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait):
+		case <-look.C:
 		}
 	}
 }
@@ -64,6 +83,8 @@ func (c *clock) compare(ctx context.Context) error {
 	if before := c.off.Swap(int64(skew)); before == 0 && skew != 0 {
 		c.log.LogAttrs(ctx, slog.LevelError, "this machine's clock differs from NATS's: the service is not ready",
 			slog.Duration("ahead", skew), slog.Duration("at_most", maxSkew))
+	} else if before != 0 && skew == 0 {
+		c.log.LogAttrs(ctx, slog.LevelInfo, "this machine's clock agrees with NATS's again")
 	}
 	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
@@ -46,6 +48,63 @@ func TestClock(t *testing.T) {
 	if n := strings.Count(out.String(), "level=ERROR"); n != 1 {
 		t.Errorf("%d error lines, want one for each time the clock goes wrong:\n%s", n, out.String())
 	}
+}
+
+// TestClockJumps sets a clock while the service runs, forwards, back, and slowly: it is noticed, and
+// that it was put right as well.
+func TestClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var off, away atomic.Int64 // by how much the clock is off; until when NATS is away
+		var asked atomic.Int64
+		c := &clock{
+			wall: func() time.Time { return time.Now().Add(time.Duration(off.Load())) },
+			skew: func(context.Context) (time.Duration, time.Duration, error) {
+				asked.Add(1)
+				if time.Now().UnixNano() < away.Load() {
+					return 0, 0, errors.New("away")
+				}
+				return time.Duration(off.Load()), time.Millisecond, nil
+			},
+			log: slog.New(slog.DiscardHandler),
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); c.run(ctx) }()
+		time.Sleep(time.Hour)
+		if n := asked.Load(); n < 110 || n > 130 {
+			t.Errorf("a clock that goes well was compared %d times in an hour", n)
+		}
+		within := func(what string, ready bool, limit time.Duration) {
+			t.Helper()
+			time.Sleep(limit)
+			if (c.ready() == nil) != ready {
+				t.Errorf("%s: %s later ready says %v", what, limit, c.ready())
+			}
+		}
+		soon := clockLook + time.Millisecond
+		off.Store(int64(40 * time.Second))
+		within("set forwards", false, soon)
+		within("left alone", false, time.Hour)
+		off.Store(0)
+		within("put right", true, soon)
+		off.Store(int64(-time.Hour))
+		within("set back", false, soon)
+		off.Store(int64(-2 * time.Second))
+		within("put nearly right", true, soon)
+		away.Store(time.Now().Add(10 * time.Second).UnixNano())
+		off.Store(int64(time.Minute))
+		within("set while NATS is away: the last word counts", true, 9*time.Second)
+		within("NATS is back", false, 2*soon)
+		off.Store(0)
+		within("put right at last", true, soon)
+		for range 100 { // a drift, no jump
+			off.Add(int64(100 * time.Millisecond))
+			time.Sleep(time.Second)
+		}
+		within("drifted away", false, clockEvery)
+		cancel()
+		<-done
+	})
 }
 
 // TestSkew compares this machine's clock with that of a NATS on it.
