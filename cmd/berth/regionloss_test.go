@@ -56,9 +56,9 @@ func TestRegionLoss(t *testing.T) {
 type loss struct {
 	*fleetSessions
 	clients []*lossClient
-	// dead is closed when the region is, at killed.
-	dead   chan struct{}
-	killed time.Time
+	// dying is closed when the region begins to die, dead when it has, at killed.
+	dying, dead chan struct{}
+	killed      time.Time
 	// answers counts how the refreshes after the death were answered.
 	answers [600]atomic.Int64
 }
@@ -119,7 +119,7 @@ func (l *loss) die() {
 	l.t.Logf("dies %s after each client was refreshed (-loss-seed %d)", moment.Round(time.Millisecond), seed)
 	ctx, stop := context.WithTimeout(l.t.Context(), 3*time.Minute)
 	defer stop()
-	l.dead = make(chan struct{})
+	l.dying, l.dead = make(chan struct{}), make(chan struct{})
 	var all, refreshed sync.WaitGroup
 	refreshed.Add(len(l.clients))
 	for _, c := range l.clients {
@@ -130,6 +130,7 @@ func (l *loss) die() {
 	}
 	refreshed.Wait()
 	idle(ctx, moment)
+	close(l.dying)
 	l.kill()
 	all.Wait()
 }
@@ -139,6 +140,15 @@ func idle(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -159,7 +169,8 @@ func (l *loss) before(ctx context.Context, c *lossClient, first func()) {
 		switch {
 		case status == http.StatusOK && !c.ended:
 			c.token = reply.RefreshToken
-		case status == http.StatusUnauthorized && c.ended, status == 0: // or the region is dead
+		case status == http.StatusUnauthorized && c.ended:
+		case closed(l.dying) && (status == 0 || status == http.StatusServiceUnavailable):
 		default:
 			l.t.Errorf("session %s, ended: %t, before: %d %s", c.session, c.ended, status, text)
 		}
