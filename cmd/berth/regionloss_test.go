@@ -240,7 +240,7 @@ func (l *loss) report() {
 		l.t.Fatalf("%d sessions went on elsewhere, %d that were ended were refused there", len(took), refused)
 	}
 	l.t.Logf("%d of %d sessions went on elsewhere, 0 logins, %d were refused as they had ended; %d refreshes", len(took), len(l.clients), refused, tries)
-	l.t.Logf("after the kill %s", spread(took))
+	l.t.Logf("after the kill %s; %d in the busiest second", spread(took), busiest(took))
 	l.t.Logf("after the client came %s", spread(waited))
 	text := ""
 	for status := range l.answers {
@@ -258,6 +258,18 @@ func spread(took []time.Duration) string {
 		return took[min(len(took)-1, int(share*float64(len(took))))].Round(time.Millisecond)
 	}
 	return fmt.Sprintf("p50 %v, p95 %v, p99 %v, max %v", at(0.5), at(0.95), at(0.99), at(1))
+}
+
+// busiest returns how many of a sorted list fall into one second, at most.
+func busiest(took []time.Duration) (most int) {
+	first := 0
+	for i := range took {
+		for took[i]-took[first] > time.Second {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
 }
 
 // comeBack starts the region's processes again.
