@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -186,7 +187,13 @@ func (c *cutting) run(phase string, d time.Duration, apart bool, meanwhile func(
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.t.Logf("%s: %v", phase, c.counts)
+	granted := map[string]int{}
+	for what, n := range c.counts {
+		if side, _, ok := strings.Cut(what, " 200 "); ok {
+			granted[side] += n
+		}
+	}
+	c.t.Logf("%s: granted %v of %v", phase, granted, c.counts)
 }
 
 func (c *cutting) count(what string) {

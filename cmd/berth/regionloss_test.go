@@ -56,9 +56,9 @@ func TestRegionLoss(t *testing.T) {
 type loss struct {
 	*fleetSessions
 	clients []*lossClient
-	// dead is closed when the region is, at killed.
-	dead   chan struct{}
-	killed time.Time
+	// dying is closed when the region begins to die, dead when it has, at killed.
+	dying, dead chan struct{}
+	killed      time.Time
 	// answers counts how the refreshes after the death were answered.
 	answers [600]atomic.Int64
 }
@@ -119,7 +119,7 @@ func (l *loss) die() {
 	l.t.Logf("dies %s after each client was refreshed (-loss-seed %d)", moment.Round(time.Millisecond), seed)
 	ctx, stop := context.WithTimeout(l.t.Context(), 3*time.Minute)
 	defer stop()
-	l.dead = make(chan struct{})
+	l.dying, l.dead = make(chan struct{}), make(chan struct{})
 	var all, refreshed sync.WaitGroup
 	refreshed.Add(len(l.clients))
 	for _, c := range l.clients {
@@ -130,6 +130,7 @@ func (l *loss) die() {
 	}
 	refreshed.Wait()
 	idle(ctx, moment)
+	close(l.dying)
 	l.kill()
 	all.Wait()
 }
@@ -139,6 +140,15 @@ func idle(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -159,7 +169,8 @@ func (l *loss) before(ctx context.Context, c *lossClient, first func()) {
 		switch {
 		case status == http.StatusOK && !c.ended:
 			c.token = reply.RefreshToken
-		case status == http.StatusUnauthorized && c.ended, status == 0: // or the region is dead
+		case status == http.StatusUnauthorized && c.ended:
+		case closed(l.dying) && (status == 0 || status == http.StatusServiceUnavailable):
 		default:
 			l.t.Errorf("session %s, ended: %t, before: %d %s", c.session, c.ended, status, text)
 		}
@@ -229,7 +240,7 @@ func (l *loss) report() {
 		l.t.Fatalf("%d sessions went on elsewhere, %d that were ended were refused there", len(took), refused)
 	}
 	l.t.Logf("%d of %d sessions went on elsewhere, 0 logins, %d were refused as they had ended; %d refreshes", len(took), len(l.clients), refused, tries)
-	l.t.Logf("after the kill %s", spread(took))
+	l.t.Logf("after the kill %s; %d in the busiest second", spread(took), busiest(took))
 	l.t.Logf("after the client came %s", spread(waited))
 	text := ""
 	for status := range l.answers {
@@ -247,6 +258,18 @@ func spread(took []time.Duration) string {
 		return took[min(len(took)-1, int(share*float64(len(took))))].Round(time.Millisecond)
 	}
 	return fmt.Sprintf("p50 %v, p95 %v, p99 %v, max %v", at(0.5), at(0.95), at(0.99), at(1))
+}
+
+// busiest returns how many of a sorted list fall into one second, at most.
+func busiest(took []time.Duration) (most int) {
+	first := 0
+	for i := range took {
+		for took[i]-took[first] > time.Second {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most
 }
 
 // comeBack starts the region's processes again.
