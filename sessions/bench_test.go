@@ -67,9 +67,10 @@ func (b *bench) Answer(_ context.Context, rec sessions.Record, _ sessions.Judgem
 	return sessions.Answer{Server: b.to}, nil
 }
 
-// Sign implements sessions.Decider.
+// Stay implements sessions.Stayer.
 func (b *bench) Stay(rec sessions.Record) sessions.Answer { return rec.Answer }
 
+// Sign implements sessions.Stayer.
 func (b *bench) Sign(rec *sessions.Record) error { return calmDecider{}.Sign(rec) }
 
 func (b *bench) after(d time.Duration) { b.now = b.now.Add(d) }

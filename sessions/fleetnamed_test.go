@@ -106,19 +106,21 @@ func stampAt(number uint64, region string, gen uint64) sessions.Stamp {
 func (s namedSchedule) play(without fleetMutant) error {
 	f := newFleet(without, false)
 	defer f.close()
-	for i, step := range s.steps {
-		f.do(step)
-		if err := f.ledger.check(); err != nil {
-			return fmt.Errorf("step %d (%s): %w", i, step, err)
-		}
+	return perform(ending{f, s}, s.steps)
+}
+
+// An ending is a fleet of which a schedule wants something in the end.
+type ending struct {
+	*fleet
+	of namedSchedule
+}
+
+// quiet implements stage.
+func (e ending) quiet() error {
+	if err := e.of.want(e.fleet); err != nil || e.of.open {
+		return err
 	}
-	if err := s.want(f); err != nil {
-		return fmt.Errorf("after the last step: %w", err)
-	}
-	if s.open {
-		return nil
-	}
-	return f.quiet()
+	return e.fleet.quiet()
 }
 
 // TestNamedSchedules plays each schedule with its rule, which it does not break, and without it.

@@ -2,7 +2,6 @@ package sessions_test
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -15,41 +14,8 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-// An action is one kind of step.
-type action string
-
-const (
-	calm    action = "a tab refreshes and nothing goes wrong"
-	send    action = "a tab sends"
-	accept  action = "a service accepts a request"
-	double  action = "a service accepts a request that arrives again later"
-	lose    action = "a request is lost"
-	advance action = "a service goes on"
-	finish  action = "a service goes on to the end"
-	fail    action = "a service goes on and something goes wrong"
-	receive action = "a reply arrives"
-	drop    action = "a reply is lost"
-	giveUp  action = "a tab stops waiting"
-	wait    action = "time passes"
-	setBack action = "the clock is set back"
-	kill    action = "a server dies"
-	revive  action = "a server returns"
-	prefer  action = "placement prefers a server"
-	claim   action = "a tab begins or ends a critical task"
-	steal   action = "the thief copies the storage"
-	present action = "the thief presents a token"
-	logout  action = "the user logs out"
-	land    action = "a late write lands"
-	forget  action = "a late write is lost"
-	release action = "the servers hear of released locks"
-	forgo   action = "the store loses its tail"
-)
-
 // weights says how often each action is drawn.
-var weights = []struct {
-	do    action
-	times int
-}{
+var weights = odds{
 	{calm, 10},
 	{send, 12},
 	{accept, 12},
@@ -76,28 +42,6 @@ var weights = []struct {
 	{forgo, 3},
 }
 
-// actions lists each action as often as its weight says.
-var actions = func() []action {
-	var list []action
-	for _, w := range weights {
-		list = append(list, slices.Repeat([]action{w.do}, w.times)...)
-	}
-	return list
-}()
-
-// A step is an action and which of the possible ones is meant.
-type step struct {
-	do   action
-	a, b uint8
-}
-
-func (s step) String() string { return fmt.Sprintf("%s %d %d", s.do, s.a, s.b) }
-
-// pauses are how long time passes at once.
-var pauses = []time.Duration{
-	time.Second, 2 * time.Second, 5 * time.Second, 9 * time.Second, 19 * time.Second, 28 * time.Second, 31 * time.Second, 5 * time.Minute,
-}
-
 // maxBack is how far the clock is set back in all: with the client's patience less than a
 // window, for a deadline is a time of day.
 const maxBack = 8 * time.Second
@@ -105,14 +49,6 @@ const maxBack = 8 * time.Second
 // floorLife is how long a server remembers a floor: an access token's life, and 60 s and the clocks'
 // skew more.
 const floorLife = 4 * time.Minute
-
-// pick returns one of n by a choice, false if there is none.
-func pick(n int, choice uint8) (int, bool) {
-	if n == 0 {
-		return 0, false
-	}
-	return int(choice) % n, true
-}
 
 // do takes a step. One that is not possible now does nothing.
 func (w *world) do(s step) {
@@ -316,26 +252,17 @@ func tell(without mutant, schedule []step) string {
 func run(without mutant, schedule []step, told bool) (*world, error) {
 	w := newWorld(without, told)
 	defer w.close()
-	for i, s := range schedule {
-		w.do(s)
-		if err := CheckInvariants(w.ledger); err != nil {
-			return w, fmt.Errorf("step %d (%s): %w", i, s, err)
-		}
-	}
-	if err := w.quiet(); err != nil {
-		return w, fmt.Errorf("when all is quiet: %w", err)
-	}
-	return w, nil
+	return w, perform(w, schedule)
 }
+
+// check implements stage.
+func (w *world) check() error { return CheckInvariants(w.ledger) }
 
 // TestSchedules plays schedules of one region that rapid draws, and shortens one that breaks
 // an invariant. Its seed is printed with it.
 func TestSchedules(t *testing.T) {
-	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
-		return step{rapid.SampledFrom(actions).Draw(t, "do"), rapid.Byte().Draw(t, "a"), rapid.Byte().Draw(t, "b")}
-	}), 1, 150)
 	rapid.Check(t, func(t *rapid.T) {
-		schedule := steps.Draw(t, "schedule")
+		schedule := weights.schedules().Draw(t, "schedule")
 		if rapid.Bool().Draw(t, "no thief") {
 			schedule = slices.DeleteFunc(schedule, func(s step) bool { return s.do == present })
 		}
@@ -348,16 +275,7 @@ func TestSchedules(t *testing.T) {
 
 // draw returns the schedule of a seed; every second has no thief.
 func draw(seed uint64) []step {
-	r := rand.New(rand.NewPCG(seed, 0))
-	schedule := make([]step, 0, 120)
-	for range cap(schedule) {
-		s := step{actions[r.IntN(len(actions))], uint8(r.UintN(256)), uint8(r.UintN(256))}
-		if s.do == present && seed%2 == 0 {
-			continue
-		}
-		schedule = append(schedule, s)
-	}
-	return schedule
+	return weights.draw(rand.New(rand.NewPCG(seed, 0)), 120, func(s step) bool { return s.do == present && seed%2 == 0 })
 }
 
 // TestSeeds plays long schedules, the same in each run, and makes sure that they come to
