@@ -41,7 +41,7 @@ func (f *fleet) quiet() error {
 	f.tabs = [2]tab{}
 	f.want = ""
 	if f.ledger.tail() { // a store may stand below the floor until that has been forgotten
-		f.now, f.elapsed = f.now.Add(floorLife), f.elapsed+floorLife
+		f.pass(floorLife)
 		for _, s := range f.regions {
 			s.floor = events.Epoch{}
 		}
@@ -49,7 +49,7 @@ func (f *fleet) quiet() error {
 	f.say("all is quiet")
 	for range 6 {
 		f.flow()
-		f.now, f.elapsed = f.now.Add(6*time.Second), f.elapsed+6*time.Second
+		f.pass(6 * time.Second)
 		for _, region := range regionNames {
 			f.regions[region].store.late = nil
 			if p := f.sweep(region); p != nil {
@@ -65,7 +65,7 @@ func (f *fleet) quiet() error {
 	if err != nil || f.out {
 		return err
 	}
-	f.client(step{do: calm, b: uint8(f.ops)})
+	f.calm(0, regionAt(uint8(f.ops)))
 	if err := f.ledger.check(); err != nil {
 		return err
 	}
@@ -139,6 +139,7 @@ func drawFleet(seed uint64) []step {
 // TestFleetSeeds plays long schedules of three regions, the same in each run; in one of eight a
 // store may lose its tail.
 func TestFleetSeeds(t *testing.T) {
+	t.Parallel()
 	seeds := *fleetSeeds
 	verdicts, reasons, states := map[sessions.Verdict]int{}, map[string]int{}, map[string]int{}
 	conflicts := 0

@@ -69,8 +69,13 @@ func regionAt(choice uint8) string { return regionNames[int(choice)%len(regionNa
 // do takes a step. One that is not possible now does nothing.
 func (f *fleet) do(s step) {
 	switch s.do {
-	case calm, send, receive, drop, giveUp, claim, steal, present:
-		f.client(s)
+	case calm:
+		f.calm(int(s.a)%len(f.tabs), regionAt(s.b))
+	case send, receive, drop, giveUp, claim, steal, present:
+		f.act(s, func(r request) {
+			f.wire = append(f.wire, errand{r, regionAt(s.b)})
+			f.say("request %d goes to %s", r.id, regionAt(s.b))
+		})
 	case accept, double, lose, advance, finish, fail, logout, sweep, late:
 		f.service(s)
 	case deliver, flow, sever, heal, isolate, perish, rise:
@@ -80,80 +85,15 @@ func (f *fleet) do(s step) {
 	}
 }
 
-func (f *fleet) client(s step) {
-	i := int(s.a) % len(f.tabs)
-	t := &f.tabs[i]
-	switch s.do {
-	case calm:
-		if f.send(i, regionAt(s.b)) {
-			e := f.wire[len(f.wire)-1]
-			f.wire = f.wire[:len(f.wire)-1]
-			if p := f.accept(e, f.regions[e.to].floor); p != nil {
-				f.finish(p)
-				f.receive(f.replies[len(f.replies)-1])
-				f.replies = f.replies[:len(f.replies)-1]
-			}
-		}
-	case send:
-		f.send(i, regionAt(s.b))
-	case receive, drop:
-		if k, ok := pick(len(f.replies), s.a); ok {
-			r := f.replies[k]
-			f.replies = slices.Delete(f.replies, k, k+1)
-			if s.do == receive {
-				f.receive(r)
-			}
-		}
-	case giveUp:
-		t.waiting = 0
-	case claim:
-		t.critical = !t.critical
-	case steal:
-		f.loot = append(f.loot, f.newest)
-	default: // present
-		if k, ok := pick(len(f.loot), s.a); ok {
-			f.requests++
-			f.wire = append(f.wire, errand{request{id: f.requests, from: thief, token: f.loot[k], deadline: f.now.Add(patience)}, regionAt(s.b)})
-		}
-	}
-}
-
-func (f *fleet) send(i int, to string) bool {
-	t := &f.tabs[i]
-	if f.out || t.waiting != 0 && !f.now.After(t.until) {
-		return false
-	}
-	f.requests++
-	t.waiting, t.until = f.requests, f.now.Add(patience)
-	e := errand{request{id: f.requests, from: i, token: f.newest, critical: f.tabs[0].critical || f.tabs[1].critical, deadline: t.until}, to}
-	f.wire = append(f.wire, e)
-	f.say("tab %d sends request %d with %s to %s, critical %t", i, e.id, e.token, to, e.critical)
-	return true
-}
-
-// receive hands a reply to whoever still waits for it.
-func (f *fleet) receive(r reply) {
-	v := r.outcome.Judgement.Verdict
-	granted := r.err == nil && (v == sessions.Rotate || v == sessions.Replay || v == sessions.Supersede)
-	now := r.outcome.Record.Current()
-	if r.request.from == thief {
-		if granted {
-			f.loot = append(f.loot, now)
-		}
+// calm has a tab refresh at a region while nothing goes wrong.
+func (f *fleet) calm(tab int, at string) {
+	r, ok := f.send(tab)
+	if !ok {
 		return
 	}
-	t := &f.tabs[r.request.from]
-	if t.waiting != r.request.id || f.now.After(t.until) {
-		return
-	}
-	t.waiting = 0
-	switch {
-	case granted && (f.newest.Less(now) || f.without.lastWins): // V13: the greater one
-		f.newest = now
-		f.say("tab %d stores %s", r.request.from, f.newest)
-	case r.err == nil && (v == sessions.Reused || v == sessions.Ended):
-		f.out = true
-		f.say("tab %d is logged out", r.request.from)
+	if p := f.accept(errand{r, at}, f.regions[at].floor); p != nil {
+		f.finish(p)
+		f.receiveLast()
 	}
 }
 
@@ -312,8 +252,7 @@ func (f *fleet) surroundings(s step) {
 	server := fleetServers[int(s.a)%len(fleetServers)]
 	switch s.do {
 	case wait:
-		by := pauses[int(s.a)%len(pauses)]
-		f.now, f.elapsed = f.now.Add(by), f.elapsed+by
+		f.pass(pauses[int(s.a)%len(pauses)])
 	case kill:
 		f.down[server] = true
 		f.say("server %s dies", server)

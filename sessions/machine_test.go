@@ -53,63 +53,19 @@ const floorLife = 4 * time.Minute
 // do takes a step. One that is not possible now does nothing.
 func (w *world) do(s step) {
 	switch s.do {
-	case calm, send, receive, drop, giveUp, claim:
-		w.client(s)
+	case calm:
+		if r, ok := w.send(int(s.a) % len(w.tabs)); ok {
+			w.accept(r, int(s.b)%services, w.floor)
+			w.finish(len(w.procs) - 1)
+			w.receiveLast()
+		}
+	case send, receive, drop, giveUp, claim, steal, present:
+		w.act(s, func(r request) { w.wire = append(w.wire, r) })
 	case accept, double, lose, advance, finish, fail, logout:
 		w.service(s)
-	case steal, present:
-		w.theft(s)
 	default:
 		w.surroundings(s)
 	}
-}
-
-// client takes the steps of the client and of its replies.
-func (w *world) client(s step) {
-	i := int(s.a) % len(w.tabs)
-	t := &w.tabs[i]
-	switch s.do {
-	case calm:
-		if w.send(i) {
-			r := w.wire[len(w.wire)-1]
-			w.wire = w.wire[:len(w.wire)-1]
-			w.accept(r, int(s.b)%services, w.floor)
-			w.finish(len(w.procs) - 1)
-			w.receive(w.replies[len(w.replies)-1])
-			w.replies = w.replies[:len(w.replies)-1]
-		}
-	case send:
-		w.send(i)
-	case receive, drop:
-		if k, ok := pick(len(w.replies), s.a); ok {
-			r := w.replies[k]
-			w.replies = slices.Delete(w.replies, k, k+1)
-			if s.do == receive {
-				w.receive(r)
-			} else {
-				w.say("reply %d is lost", r.request.id)
-			}
-		}
-	case giveUp:
-		t.waiting = 0
-	default: // claim
-		t.critical = !t.critical
-	}
-}
-
-// send lets a tab present what stands in the storage (V13: read again before each refresh,
-// critical for both tabs), unless it waits for an answer.
-func (w *world) send(i int) bool {
-	t := &w.tabs[i]
-	if w.out || t.waiting != 0 && !w.now.After(t.until) {
-		return false
-	}
-	w.requests++
-	t.waiting, t.until = w.requests, w.now.Add(patience)
-	r := request{id: w.requests, from: i, token: w.newest, critical: w.tabs[0].critical || w.tabs[1].critical, deadline: t.until}
-	w.wire = append(w.wire, r)
-	w.say("tab %d sends request %d with %s, critical %t", i, r.id, r.token, r.critical)
-	return true
 }
 
 // service takes the steps of the token services.
@@ -160,25 +116,12 @@ func (w *world) finish(k int) {
 	}
 }
 
-func (w *world) theft(s step) {
-	if s.do == steal {
-		w.loot = append(w.loot, w.newest)
-		w.say("the thief copies %s", w.newest)
-		return
-	}
-	if k, ok := pick(len(w.loot), s.a); ok {
-		w.requests++
-		w.wire = append(w.wire, request{id: w.requests, from: thief, token: w.loot[k], deadline: w.now.Add(patience)})
-		w.say("the thief sends request %d with %s", w.requests, w.loot[k])
-	}
-}
-
 // surroundings takes the steps of time, servers, placement and the store.
 func (w *world) surroundings(s step) {
 	server := serverIDs[int(s.a)%len(serverIDs)]
 	switch s.do {
 	case wait:
-		w.now, w.elapsed = w.now.Add(pauses[int(s.a)%len(pauses)]), w.elapsed+pauses[int(s.a)%len(pauses)]
+		w.pass(pauses[int(s.a)%len(pauses)])
 	case setBack:
 		if by := time.Duration(1+s.a%4) * time.Second; w.ledger.back+by <= maxBack {
 			w.now, w.ledger.back = w.now.Add(-by), w.ledger.back+by
@@ -219,10 +162,11 @@ func (w *world) quiet() error {
 		return nil
 	}
 	if w.ledger.tail() { // the store may stand below the floor until that has been forgotten
-		w.now, w.elapsed, w.floor = w.now.Add(floorLife), w.elapsed+floorLife, events.Epoch{}
+		w.pass(floorLife)
+		w.floor = events.Epoch{}
 	}
 	w.say("all is quiet")
-	w.client(step{do: calm})
+	w.do(step{do: calm})
 	if err := CheckInvariants(w.ledger); err != nil {
 		return err
 	}
@@ -281,6 +225,7 @@ func draw(seed uint64) []step {
 // TestSeeds plays long schedules, the same in each run, and makes sure that they come to
 // every verdict. In one of eight the store may lose its tail.
 func TestSeeds(t *testing.T) {
+	t.Parallel()
 	const seeds = 500
 	verdicts := map[sessions.Verdict]int{}
 	for seed := range uint64(seeds) {

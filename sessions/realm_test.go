@@ -359,6 +359,7 @@ func (d wanderer) Sign(rec *sessions.Record) error { return calmDecider{}.Sign(r
 // TestLinearizableBetweenRegions runs refreshes and revokes of one session in three regions at once,
 // which hand it over, take it over and settle what went wrong.
 func TestLinearizableBetweenRegions(t *testing.T) {
+	t.Parallel()
 	checkHistories(t, 60, func(seed uint64) []porcupine.Operation {
 		w := newRealm(t, seed)
 		over := make(chan struct{})
