@@ -3,7 +3,6 @@ package sessions_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -27,26 +26,17 @@ var (
 // stores, the copies between them, what is cut, and the messages on their way. Like a world
 // it runs one step at a time, every step chosen from outside.
 type fleet struct {
-	without  fleetMutant
-	now      time.Time
-	elapsed  time.Duration
-	regions  map[string]*site
-	ops      int
-	requests int
+	browser
+	without fleetMutant
+	regions map[string]*site
+	ops     int
 	// copied counts the copies that have arrived anywhere.
 	copied int
 	// running is the process that is going on, nil between two steps.
 	running *process
 
-	newest sessions.Stamp
-	minted time.Time // when the client's newest token was
-	out    bool
-	tabs   [2]tab
-	loot   []sessions.Stamp
-
-	wire    []errand
-	procs   []*process
-	replies []reply
+	wire  []errand
+	procs []*process
 	// late are messages between regions that will arrive once more.
 	late []func(ctx context.Context)
 	// cuts says since when two regions do not reach each other.
@@ -56,8 +46,6 @@ type fleet struct {
 	want       string
 
 	ledger *fleetLedger
-	told   bool
-	trace  []string
 }
 
 // A site is one region of a fleet.
@@ -88,7 +76,7 @@ type errand struct {
 
 func newFleet(without fleetMutant, told bool) *fleet {
 	f := &fleet{
-		without: without, told: told, now: noon, regions: map[string]*site{}, cuts: map[[2]string]time.Duration{},
+		browser: browser{scene: scene{now: noon, told: told}, lastWins: without.lastWins}, without: without, regions: map[string]*site{}, cuts: map[[2]string]time.Duration{},
 		down: map[string]bool{}, gone: map[string]bool{}, ledger: newFleetLedger(),
 	}
 	for _, name := range regionNames {
@@ -105,7 +93,7 @@ func newFleet(without fleetMutant, told bool) *fleet {
 	if err := home.owner.Create(context.Background(), first); err != nil {
 		panic(err) // nothing goes wrong yet
 	}
-	f.newest, f.minted = first.Current(), f.now
+	f.newest = first.Current()
 	for _, s := range f.regions {
 		s.store.fault = f.pause
 		s.store.end = func(ctx context.Context) { processOf(ctx).cancel() }
@@ -137,13 +125,6 @@ func (f *fleet) newOwner(s *site) *sessions.Owner {
 	}
 	o.Take(f.without.rules...)
 	return o
-}
-
-// say adds a line to the trace, if it is kept.
-func (f *fleet) say(format string, args ...any) {
-	if f.told {
-		f.trace = append(f.trace, fmt.Sprintf("%7s  ", f.elapsed)+fmt.Sprintf(format, args...))
-	}
 }
 
 // close ends what still waits.

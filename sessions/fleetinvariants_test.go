@@ -43,6 +43,8 @@ type fleetMint struct {
 // A takeover is a session that a region went on with by itself.
 type takeover struct {
 	at, of string
+	// known is the region that owned it as far as could be known there.
+	known string
 	// witnessed says that a region which it reaches hears the owner; blind that it had no copy of the
 	// session, age how old the token was.
 	witnessed, blind bool
@@ -133,6 +135,8 @@ func (l *fleetLedger) check() error {
 	}
 	for ; l.checkedTakeovers < len(l.takeovers); l.checkedTakeovers++ {
 		switch t := &l.takeovers[l.checkedTakeovers]; {
+		case t.known != t.of:
+			return broken("takeover", "%s took a session from %s, and knew it to be of %s", t.at, t.of, t.known)
 		case t.witnessed:
 			return broken("V15", "%s took a session from %s, which a region in reach hears", t.at, t.of)
 		case t.blind && t.age >= youngFor:

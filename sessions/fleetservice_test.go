@@ -75,14 +75,32 @@ func (f *fleet) serve(ctx context.Context, at string, r request, passed int) (se
 	if !f.silent(at, owner) {
 		return sessions.Outcome{}, errUnreachable
 	}
-	age, witnessed := f.now.Sub(f.ledger.made(r.token)), f.witnessed(at, owner)
+	age, witnessed, known := f.now.Sub(f.ledger.made(r.token)), f.witnessed(at, owner), s.knownOwner(r.token)
 	out, err = s.owner.TakeOver(ctx, ask, owner, f.without.anyToken || age < youngFor && !f.without.noToken, d)
 	if err == nil && out.Written {
 		f.ledger.takeovers = append(f.ledger.takeovers, takeover{
-			at: at, of: owner, witnessed: witnessed, blind: s.store.took(key) && len(s.copies) == 0, age: age,
+			at: at, of: owner, known: known, witnessed: witnessed, blind: s.store.took(key) && len(s.copies) == 0, age: age,
 		})
 	}
 	return out, err
+}
+
+// knownOwner returns the region of the highest epoch in a token, the region's own record if the session
+// has moved, and the copies.
+func (s *site) knownOwner(t sessions.Stamp) string {
+	top := t.Epoch
+	higher := func(rec *sessions.Record) {
+		if rec.State != sessions.StatePrepared && rec.Epoch.Compare(top) > 0 {
+			top = rec.Epoch
+		}
+	}
+	if own := s.store.peek(key); own != nil {
+		higher(own)
+	}
+	for _, c := range s.copies {
+		higher(&c.rec)
+	}
+	return top.Region
 }
 
 // youngFor is the age of a token up to which it is taken over without a copy: twice the life of

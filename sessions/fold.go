@@ -2,6 +2,8 @@ package sessions
 
 import (
 	"slices"
+
+	"github.com/berthhq/berth/events"
 )
 
 // Folding is what a region's record becomes by the copies of the others (V14).
@@ -147,14 +149,20 @@ func (r *Record) took(last Stamp) {
 }
 
 // Owner returns the region that owns the session as far as a region and a token know: by the
-// highest epoch, where a session that is only prepared is its source's.
+// highest epoch, where a session that is only prepared is its source's, unless a third region is
+// known to have gone on from there.
 func (f *Folding) Owner(t Stamp) string {
 	top := t.Epoch
 	if f.Top != nil && f.Top.Epoch.Compare(top) > 0 {
 		top = f.Top.Epoch
 	}
-	if own := f.Record; own != nil && own.State == StatePrepared && top.Compare(own.Epoch) < 0 {
-		return own.Source
+	own := f.Record
+	if own == nil || own.State != StatePrepared || top.Compare(own.Epoch) >= 0 {
+		return top.Region
 	}
-	return top.Region
+	offered := events.Epoch{Number: own.Epoch.Number - 1, Region: own.Source} // an offer is of the epoch after
+	if top.Compare(offered) > 0 && top.Region != own.Epoch.Region {
+		return top.Region
+	}
+	return own.Source
 }

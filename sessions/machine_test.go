@@ -2,7 +2,6 @@ package sessions_test
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -15,41 +14,8 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-// An action is one kind of step.
-type action string
-
-const (
-	calm    action = "a tab refreshes and nothing goes wrong"
-	send    action = "a tab sends"
-	accept  action = "a service accepts a request"
-	double  action = "a service accepts a request that arrives again later"
-	lose    action = "a request is lost"
-	advance action = "a service goes on"
-	finish  action = "a service goes on to the end"
-	fail    action = "a service goes on and something goes wrong"
-	receive action = "a reply arrives"
-	drop    action = "a reply is lost"
-	giveUp  action = "a tab stops waiting"
-	wait    action = "time passes"
-	setBack action = "the clock is set back"
-	kill    action = "a server dies"
-	revive  action = "a server returns"
-	prefer  action = "placement prefers a server"
-	claim   action = "a tab begins or ends a critical task"
-	steal   action = "the thief copies the storage"
-	present action = "the thief presents a token"
-	logout  action = "the user logs out"
-	land    action = "a late write lands"
-	forget  action = "a late write is lost"
-	release action = "the servers hear of released locks"
-	forgo   action = "the store loses its tail"
-)
-
 // weights says how often each action is drawn.
-var weights = []struct {
-	do    action
-	times int
-}{
+var weights = odds{
 	{calm, 10},
 	{send, 12},
 	{accept, 12},
@@ -76,28 +42,6 @@ var weights = []struct {
 	{forgo, 3},
 }
 
-// actions lists each action as often as its weight says.
-var actions = func() []action {
-	var list []action
-	for _, w := range weights {
-		list = append(list, slices.Repeat([]action{w.do}, w.times)...)
-	}
-	return list
-}()
-
-// A step is an action and which of the possible ones is meant.
-type step struct {
-	do   action
-	a, b uint8
-}
-
-func (s step) String() string { return fmt.Sprintf("%s %d %d", s.do, s.a, s.b) }
-
-// pauses are how long time passes at once.
-var pauses = []time.Duration{
-	time.Second, 2 * time.Second, 5 * time.Second, 9 * time.Second, 19 * time.Second, 28 * time.Second, 31 * time.Second, 5 * time.Minute,
-}
-
 // maxBack is how far the clock is set back in all: with the client's patience less than a
 // window, for a deadline is a time of day.
 const maxBack = 8 * time.Second
@@ -106,74 +50,22 @@ const maxBack = 8 * time.Second
 // skew more.
 const floorLife = 4 * time.Minute
 
-// pick returns one of n by a choice, false if there is none.
-func pick(n int, choice uint8) (int, bool) {
-	if n == 0 {
-		return 0, false
-	}
-	return int(choice) % n, true
-}
-
 // do takes a step. One that is not possible now does nothing.
 func (w *world) do(s step) {
 	switch s.do {
-	case calm, send, receive, drop, giveUp, claim:
-		w.client(s)
+	case calm:
+		if r, ok := w.send(int(s.a) % len(w.tabs)); ok {
+			w.accept(r, int(s.b)%services, w.floor)
+			w.finish(len(w.procs) - 1)
+			w.receiveLast()
+		}
+	case send, receive, drop, giveUp, claim, steal, present:
+		w.act(s, func(r request) { w.wire = append(w.wire, r) })
 	case accept, double, lose, advance, finish, fail, logout:
 		w.service(s)
-	case steal, present:
-		w.theft(s)
 	default:
 		w.surroundings(s)
 	}
-}
-
-// client takes the steps of the client and of its replies.
-func (w *world) client(s step) {
-	i := int(s.a) % len(w.tabs)
-	t := &w.tabs[i]
-	switch s.do {
-	case calm:
-		if w.send(i) {
-			r := w.wire[len(w.wire)-1]
-			w.wire = w.wire[:len(w.wire)-1]
-			w.accept(r, int(s.b)%services, w.floor)
-			w.finish(len(w.procs) - 1)
-			w.receive(w.replies[len(w.replies)-1])
-			w.replies = w.replies[:len(w.replies)-1]
-		}
-	case send:
-		w.send(i)
-	case receive, drop:
-		if k, ok := pick(len(w.replies), s.a); ok {
-			r := w.replies[k]
-			w.replies = slices.Delete(w.replies, k, k+1)
-			if s.do == receive {
-				w.receive(r)
-			} else {
-				w.say("reply %d is lost", r.request.id)
-			}
-		}
-	case giveUp:
-		t.waiting = 0
-	default: // claim
-		t.critical = !t.critical
-	}
-}
-
-// send lets a tab present what stands in the storage (V13: read again before each refresh,
-// critical for both tabs), unless it waits for an answer.
-func (w *world) send(i int) bool {
-	t := &w.tabs[i]
-	if w.out || t.waiting != 0 && !w.now.After(t.until) {
-		return false
-	}
-	w.requests++
-	t.waiting, t.until = w.requests, w.now.Add(patience)
-	r := request{id: w.requests, from: i, token: w.newest, critical: w.tabs[0].critical || w.tabs[1].critical, deadline: t.until}
-	w.wire = append(w.wire, r)
-	w.say("tab %d sends request %d with %s, critical %t", i, r.id, r.token, r.critical)
-	return true
 }
 
 // service takes the steps of the token services.
@@ -224,25 +116,12 @@ func (w *world) finish(k int) {
 	}
 }
 
-func (w *world) theft(s step) {
-	if s.do == steal {
-		w.loot = append(w.loot, w.newest)
-		w.say("the thief copies %s", w.newest)
-		return
-	}
-	if k, ok := pick(len(w.loot), s.a); ok {
-		w.requests++
-		w.wire = append(w.wire, request{id: w.requests, from: thief, token: w.loot[k], deadline: w.now.Add(patience)})
-		w.say("the thief sends request %d with %s", w.requests, w.loot[k])
-	}
-}
-
 // surroundings takes the steps of time, servers, placement and the store.
 func (w *world) surroundings(s step) {
 	server := serverIDs[int(s.a)%len(serverIDs)]
 	switch s.do {
 	case wait:
-		w.now, w.elapsed = w.now.Add(pauses[int(s.a)%len(pauses)]), w.elapsed+pauses[int(s.a)%len(pauses)]
+		w.pass(pauses[int(s.a)%len(pauses)])
 	case setBack:
 		if by := time.Duration(1+s.a%4) * time.Second; w.ledger.back+by <= maxBack {
 			w.now, w.ledger.back = w.now.Add(-by), w.ledger.back+by
@@ -283,10 +162,11 @@ func (w *world) quiet() error {
 		return nil
 	}
 	if w.ledger.tail() { // the store may stand below the floor until that has been forgotten
-		w.now, w.elapsed, w.floor = w.now.Add(floorLife), w.elapsed+floorLife, events.Epoch{}
+		w.pass(floorLife)
+		w.floor = events.Epoch{}
 	}
 	w.say("all is quiet")
-	w.client(step{do: calm})
+	w.do(step{do: calm})
 	if err := CheckInvariants(w.ledger); err != nil {
 		return err
 	}
@@ -316,26 +196,17 @@ func tell(without mutant, schedule []step) string {
 func run(without mutant, schedule []step, told bool) (*world, error) {
 	w := newWorld(without, told)
 	defer w.close()
-	for i, s := range schedule {
-		w.do(s)
-		if err := CheckInvariants(w.ledger); err != nil {
-			return w, fmt.Errorf("step %d (%s): %w", i, s, err)
-		}
-	}
-	if err := w.quiet(); err != nil {
-		return w, fmt.Errorf("when all is quiet: %w", err)
-	}
-	return w, nil
+	return w, perform(w, schedule)
 }
+
+// check implements stage.
+func (w *world) check() error { return CheckInvariants(w.ledger) }
 
 // TestSchedules plays schedules of one region that rapid draws, and shortens one that breaks
 // an invariant. Its seed is printed with it.
 func TestSchedules(t *testing.T) {
-	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
-		return step{rapid.SampledFrom(actions).Draw(t, "do"), rapid.Byte().Draw(t, "a"), rapid.Byte().Draw(t, "b")}
-	}), 1, 150)
 	rapid.Check(t, func(t *rapid.T) {
-		schedule := steps.Draw(t, "schedule")
+		schedule := weights.schedules().Draw(t, "schedule")
 		if rapid.Bool().Draw(t, "no thief") {
 			schedule = slices.DeleteFunc(schedule, func(s step) bool { return s.do == present })
 		}
@@ -348,21 +219,13 @@ func TestSchedules(t *testing.T) {
 
 // draw returns the schedule of a seed; every second has no thief.
 func draw(seed uint64) []step {
-	r := rand.New(rand.NewPCG(seed, 0))
-	schedule := make([]step, 0, 120)
-	for range cap(schedule) {
-		s := step{actions[r.IntN(len(actions))], uint8(r.UintN(256)), uint8(r.UintN(256))}
-		if s.do == present && seed%2 == 0 {
-			continue
-		}
-		schedule = append(schedule, s)
-	}
-	return schedule
+	return weights.draw(rand.New(rand.NewPCG(seed, 0)), 120, func(s step) bool { return s.do == present && seed%2 == 0 })
 }
 
 // TestSeeds plays long schedules, the same in each run, and makes sure that they come to
 // every verdict. In one of eight the store may lose its tail.
 func TestSeeds(t *testing.T) {
+	t.Parallel()
 	const seeds = 500
 	verdicts := map[sessions.Verdict]int{}
 	for seed := range uint64(seeds) {

@@ -111,6 +111,7 @@ const schedules = 1500
 func TestEveryRuleIsNeeded(t *testing.T) {
 	for _, m := range mutants {
 		t.Run(m.rule+" "+m.name, func(t *testing.T) {
+			t.Parallel()
 			for seed := m.first; seed < m.first+schedules; seed++ {
 				err := play(m, draw(seed))
 				if err == nil {

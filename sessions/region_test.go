@@ -46,9 +46,8 @@ type mutant struct {
 // runs one step at a time, and every step is chosen from outside, so that a schedule is data
 // and runs again the same.
 type world struct {
+	browser
 	without mutant
-	now     time.Time     // the region's clock
-	elapsed time.Duration // the test's stopwatch, which never goes back
 
 	store  *memory
 	owners []*sessions.Owner
@@ -57,22 +56,13 @@ type world struct {
 	want   string       // the server that placement would have the session on
 	floor  events.Epoch // of the released locks that the servers have heard of
 
-	newest   sessions.Stamp // in the tabs' storage
-	out      bool           // the client was told to log in again
-	tabs     [2]tab
-	loot     []sessions.Stamp
-	requests int
-
-	wire    []request
-	procs   []*process
-	replies []reply
+	wire  []request
+	procs []*process
 	// ended says that a logout was acknowledged.
 	ended bool
 
 	notes  map[string]note // by the write's op
 	ledger *ledger
-	told   bool // keep the trace
-	trace  []string
 }
 
 // A note is what a service knew when it asked for a write.
@@ -80,27 +70,6 @@ type note struct {
 	judged, made time.Duration
 	judgedAt     time.Time
 	seen         int // writes before the read
-}
-
-type tab struct {
-	waiting  int // the request it waits for
-	until    time.Time
-	critical bool
-}
-
-const thief = -1
-
-type request struct {
-	id, from int // from: a tab, or thief
-	token    sessions.Stamp
-	critical bool
-	deadline time.Time
-}
-
-type reply struct {
-	request request
-	outcome sessions.Outcome
-	err     error
 }
 
 // A process is one request inside one token service. It stops before each access to the
@@ -136,7 +105,7 @@ type process struct {
 type processKey struct{}
 
 func newWorld(without mutant, told bool) *world {
-	w := &world{told: told, without: without, now: noon, store: newMemory(), down: map[string]bool{}, notes: map[string]note{}, ledger: newLedger()}
+	w := &world{browser: browser{scene: scene{now: noon, told: told}}, without: without, store: newMemory(), down: map[string]bool{}, notes: map[string]note{}, ledger: newLedger()}
 	w.store.wrote = w.wrote
 	for range services {
 		w.owners = append(w.owners, newOwner(w.store, func() time.Time { return w.now }, func() string {
@@ -180,14 +149,6 @@ func (w *world) close() {
 	for _, p := range w.procs {
 		p.stop()
 	}
-}
-
-// say adds a line to the trace, if it is kept: to write it costs more than the step.
-func (w *world) say(format string, args ...any) {
-	if !w.told {
-		return
-	}
-	w.trace = append(w.trace, fmt.Sprintf("%7s  ", w.elapsed)+fmt.Sprintf(format, args...))
 }
 
 // start begins a process, which stops before its first access.
@@ -333,31 +294,6 @@ func (w *world) accept(r request, owner int, floor events.Epoch) {
 // rebuilt is what a token's claims say of its session.
 func rebuilt(t sessions.Stamp) sessions.Record {
 	return sessions.Record{Session: key.Session, Jurisdiction: key.Jurisdiction, Epoch: t.Epoch, Gen: t.Gen}
-}
-
-// receive hands a reply to whoever still waits for it.
-func (w *world) receive(r reply) {
-	v := r.outcome.Judgement.Verdict
-	granted := r.err == nil && (v == sessions.Rotate || v == sessions.Replay || v == sessions.Supersede)
-	if r.request.from == thief {
-		if granted {
-			w.loot = append(w.loot, r.outcome.Record.Current())
-		}
-		return
-	}
-	t := &w.tabs[r.request.from]
-	if t.waiting != r.request.id || w.now.After(t.until) {
-		w.say("reply %d comes too late", r.request.id)
-		return
-	}
-	t.waiting = 0
-	switch {
-	case granted && w.newest.Less(r.outcome.Record.Current()): // V13: the greater one
-		w.newest = r.outcome.Record.Current()
-		w.say("tab %d stores %s", r.request.from, w.newest)
-	case r.err == nil && !granted && v != sessions.Superseded:
-		w.out = true
-	}
 }
 
 // decider is the rest of a token service, for one request.

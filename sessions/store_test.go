@@ -39,7 +39,9 @@ type memory struct {
 	// end ends the context of a caller whose reply is lost.
 	end func(ctx context.Context)
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// away refuses all writes.
+	away    bool
 	entries map[sessions.Key][]entry // all that was ever written, the last counts
 	rev     sessions.Revision
 	late    []lateWrite
@@ -148,6 +150,9 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 // write is the compare-and-swap. The caller holds mu.
 func (m *memory) write(rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
 	prev, last := m.last(rec.Key())
+	if m.away {
+		return 0, errCrashed
+	}
 	if last != rev {
 		return 0, sessions.ErrConflict
 	}
@@ -188,6 +193,13 @@ func (m *memory) loseTail(key sessions.Key, n int) (lost []sessions.Record) {
 	}
 	m.entries[key] = list[:keep]
 	return lost
+}
+
+// turn refuses all writes from now on, or takes them again.
+func (m *memory) turn(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.away = !on
 }
 
 // peek returns the record that counts, whatever goes wrong for others.

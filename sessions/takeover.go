@@ -10,13 +10,14 @@ import (
 
 // TakeOver returns the record by which a region goes on with a session whose owner is out of
 // reach: above all that is known of it here, with the token as parent. base is the highest
-// record known, own the region's, nil if it has none; j is base judged as its owner would.
+// record known, own the region's, nil if it has none, copies the others'; j is base judged as its owner
+// would.
 // The caller fills in the new token's hash.
-func TakeOver(base Record, own *Record, j Judgement, region string, a Answer, op string, now time.Time) Record {
+func TakeOver(base Record, own *Record, copies []Copy, j Judgement, region string, a Answer, op string, now time.Time) Record {
 	r := base
 	r.took(higher(base.Current(), j.Token))
 	r.Intent, r.Source, r.Refused = nil, "", events.Epoch{}
-	number := max(base.Epoch.Number, j.Token.Epoch.Number)
+	number := max(base.Epoch.Number, j.Token.Epoch.Number, highest(copies))
 	if t := j.Token.Epoch; t.Compare(base.Epoch) > 0 && t.Region != base.Epoch.Region {
 		r.Abandoned = base.Current() // the token knows better who took the session from there
 	}
@@ -34,6 +35,18 @@ func TakeOver(base Record, own *Record, j Judgement, region string, a Answer, op
 	r.MintedAt, r.MovedAt, r.State = now, now, StateActive
 	r.Server, r.Answer, r.Op = a.Server, a, op
 	return r
+}
+
+// highest returns the highest number of an epoch that any copy knows of, also of one that was only
+// offered: whoever prepared that gives it up for a higher one alone.
+func highest(copies []Copy) (number uint64) {
+	for i := range copies {
+		rec := &copies[i].Record
+		if number = max(number, rec.Epoch.Number); rec.Intent != nil {
+			number = max(number, rec.Intent.Next.Epoch.Number)
+		}
+	}
+	return number
 }
 
 func higher(a, b Stamp) Stamp {
@@ -100,7 +113,7 @@ func (o *Owner) takeOver(ctx context.Context, req Request, owner string, young b
 	if err != nil {
 		return Outcome{}, err
 	}
-	next := TakeOver(rec, s.Record, j, o.Region, answer, o.NewOp(), now)
+	next := TakeOver(rec, s.Record, s.copies, j, o.Region, answer, o.NewOp(), now)
 	if next.Epoch.Compare(req.Floor) < 0 {
 		return Outcome{}, ErrFloor
 	}

@@ -281,7 +281,7 @@ func TestTwoTakeovers(t *testing.T) {
 		a := base.Answer
 		a.Server, a.Region = region+"-a", region
 		j := sessions.Judgement{Verdict: sessions.Rotate, Token: base.Current()}
-		if _, err := r.fleets[region].conn.Records().Put(t.Context(), sessions.TakeOver(base, nil, j, region, a, region, time.Now()), 0); err != nil {
+		if _, err := r.fleets[region].conn.Records().Put(t.Context(), sessions.TakeOver(base, nil, nil, j, region, a, region, time.Now()), 0); err != nil {
 			t.Fatal(err)
 		}
 	}
