@@ -55,11 +55,23 @@ func (s *Service) takeOver(ctx context.Context, c call, claims *api.RefreshClaim
 
 // redemption returns the decider of a request.
 func (s *Service) redemption(c call, req api.RefreshRequest) (*redemption, error) {
+	view, err := s.able()
+	if err != nil {
+		return nil, err
+	}
+	return &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}, nil
+}
+
+// able returns the view to place sessions by. It fails with *api.Error while none can be.
+func (s *Service) able() (*registry.View, error) {
+	if err := s.cfg.Clock(); err != nil {
+		return nil, unavailable("the service's clock is wrong", err)
+	}
 	view := s.cfg.View()
 	if view == nil {
 		return nil, unavailable("the servers are not known yet", nil)
 	}
-	return &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}, nil
+	return view, nil
 }
 
 // claimed returns the refresh that a verified token stands for.

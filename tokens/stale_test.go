@@ -3,10 +3,13 @@ package tokens_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
@@ -128,4 +131,33 @@ func TestAClientsWordOutweighsAStaleView(t *testing.T) {
 	if got := granted(t, s, "/v1/refresh", req); got.Server.ID != "eu-west-1-b" || got.Reason != "server_down" {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestAWrongClockJudgesNobody: a service that knows its clock to be wrong begins and refreshes no
+// session; by that clock an honest client could be a thief.
+func TestAWrongClockJudgesNobody(t *testing.T) {
+	a, _ := healthy(t, "eu-west-1-a", dublin)
+	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
+	var wrong atomic.Bool
+	s := f.service(func(c *tokens.Config) {
+		c.Clock = func() error {
+			if wrong.Load() {
+				return errors.New("40s ahead")
+			}
+			return nil
+		}
+	})
+	first := login(t, s)
+	second := granted(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: first.RefreshToken})
+	wrong.Store(true)
+	before := f.record(first.SessionID)
+	for _, token := range []string{first.RefreshToken, second.RefreshToken} {
+		refused(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: token}, api.CodeUnavailable)
+	}
+	refused(t, s, "/v1/login", api.LoginRequest{Username: "ada", Password: "ada-dev"}, api.CodeUnavailable)
+	if diff := cmp.Diff(before, f.record(first.SessionID)); diff != "" {
+		t.Errorf("the record has changed (-before +after):\n%s", diff)
+	}
+	wrong.Store(false)
+	granted(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: second.RefreshToken})
 }

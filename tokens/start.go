@@ -44,9 +44,9 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	if err := checkStart(req); err != nil {
 		return api.TokensReply{}, err
 	}
-	view := s.cfg.View()
-	if view == nil {
-		return api.TokensReply{}, unavailable("the servers are not known yet", nil)
+	view, err := s.able()
+	if err != nil {
+		return api.TokensReply{}, err
 	}
 	now := time.Now()
 	rec := sessions.Record{

@@ -75,6 +75,10 @@ type Config struct {
 	// Stale reports whether the view is too old to move sessions by: they stay then, unless
 	// their server fails a probe. nil: it never is.
 	Stale func() bool
+	// Clock says why this machine's clock cannot be trusted, nil if it can. While it cannot, no
+	// session is begun or refreshed: by a clock far enough from another service's an honest client
+	// is a thief. nil: it always can.
+	Clock func() error
 	// Store holds the region's sessions.
 	Store sessions.Store
 	// Cached is how many sessions are remembered, so that their next refresh needs no read. 0:
@@ -181,6 +185,9 @@ func (c Config) withDefaults() Config {
 	c.Cached = cmp.Or(c.Cached, cachedSessions)
 	if c.Stale == nil {
 		c.Stale = func() bool { return false }
+	}
+	if c.Clock == nil {
+		c.Clock = func() error { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -86,6 +86,8 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 		return err
 	}
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
+	clocks := &clock{skew: conn.Skew, log: c.log()}
+	cfg.Clock = clocks.ready
 	service, err := tokens.New(cfg)
 	if err != nil {
 		return err
@@ -98,7 +100,6 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base.Go(func() error { return service.Run(inner) })
 	base.Go(func() error { return conn.Serve(inner, keysService(c.NATS.Region, service.KeyMethods())) })
 	base.Go(func() error { return copies.Run(inner) })
-	clocks := &clock{skew: conn.Skew, log: c.log()}
 	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
