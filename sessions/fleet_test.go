@@ -83,6 +83,7 @@ func newFleet(without fleetMutant, told bool) *fleet {
 		s := &site{name: name, store: newMemory(), cache: sessions.NewCache(100), copies: map[string]*copied{}}
 		s.owner = f.newOwner(s)
 		s.store.wrote = func(prev *sessions.Record, rec sessions.Record) { f.wrote(s, prev, rec) }
+		s.store.now = func() time.Time { return f.now }
 		f.regions[name] = s
 	}
 	home := f.regions["eu"]

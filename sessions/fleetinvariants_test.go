@@ -29,8 +29,10 @@ type fleetAnswer struct {
 	judged, left time.Duration
 	// late says that the request began after the region that was asked knew of a revocation.
 	late bool
-	// held is what the region of its epoch held as it left.
-	held *sessions.Record
+	// held is what the region of its epoch held as it left, at that region's time now; contact is
+	// when its store was last heard.
+	held         *sessions.Record
+	now, contact time.Time
 }
 
 // fleetMint is a token as it was first written.
@@ -280,7 +282,28 @@ func (l *fleetLedger) checkAnswer(a *fleetAnswer) error {
 		}
 	case sessions.Behind:
 		return broken("9", "%s was judged by a region that is behind", a.request.token)
-	case sessions.Superseded, sessions.Elsewhere, sessions.Unrotated:
+	case sessions.Unrotated:
+		return l.checkUnrotated(a)
+	case sessions.Superseded, sessions.Elsewhere:
+	}
+	return nil
+}
+
+// checkUnrotated looks at an answer with access alone.
+func (l *fleetLedger) checkUnrotated(a *fleetAnswer) error {
+	rec := &a.outcome.Record
+	t, now := a.request.token, rec.Current()
+	switch {
+	case rec.State != sessions.StateActive && rec.State != sessions.StateMoving:
+		return broken("V11", "%s got access by a record that is %s", t, rec.State)
+	case rec.Epoch.Compare(a.floor) < 0:
+		return broken("8", "%s got access at %s, the floor is %v", t, now, a.floor)
+	case a.contact.IsZero() || a.now.Sub(a.contact) > sessions.Leaderless:
+		return broken("10", "%s got access at %s, the store was last heard at %s", t, a.now, a.contact)
+	case (a.held == nil || a.held.Epoch.Compare(rec.Epoch) < 0) && !l.lostEpoch(rec.Epoch):
+		return broken("5", "%s was told of %s, its region holds %+v", t, now, a.held)
+	case a.late && !l.lostRevoke():
+		return broken("guarantee 9", "%s got access where the session was known to be revoked", t)
 	}
 	return nil
 }

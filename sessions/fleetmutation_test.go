@@ -59,6 +59,11 @@ var fleetMutants = []fleetMutant{
 		withoutCopies(func(c sessions.Copy) bool { return c.Record.State != sessions.StateRevoked }),
 	}},
 	{rule: "V9", name: "generations alone are compared", first: 300, rules: []sessions.Rule{sessions.Judging(byGeneration)}},
+	{rule: "V11", name: "access without the store is counted from the first failure", rules: []sessions.Rule{
+		sessions.Unrotating(func(rec *sessions.Record, t sessions.Stamp, region string, _, now time.Time) bool {
+			return sessions.Unrotate(rec, t, region, now, now)
+		}),
+	}},
 	{rule: "V13", name: "the client stores what came last", first: 250, lastWins: true},
 	{rule: "V14", name: "copies are not folded", noCopies: true},
 	{rule: "V14", name: "a copy that arrives leaves what is remembered", first: 580, noForgetting: true},

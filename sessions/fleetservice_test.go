@@ -125,9 +125,10 @@ func (f *fleet) over(region string) bool {
 func (f *fleet) answered(e errand, p *process) {
 	f.say("%s: %s, %s, %v", p.title, p.outcome.Judgement.Verdict, p.outcome.Record.Current(), p.err)
 	if p.err == nil {
+		store := f.regions[p.outcome.Record.Epoch.Region].store
 		f.ledger.answers = append(f.ledger.answers, fleetAnswer{
 			honest: e.from != thief, request: e.request, floor: p.floor, outcome: p.outcome, judged: p.judged, left: f.elapsed, late: p.late,
-			held: f.regions[p.outcome.Record.Epoch.Region].store.peek(key),
+			held: store.peek(key), now: f.now, contact: store.contact,
 		})
 	}
 	f.replies = append(f.replies, reply{e.request, p.outcome, p.err})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/sessions"
@@ -227,6 +228,7 @@ func (f *fleet) perish(region string) {
 	f.gone[region], f.ledger.cut = true, true
 	f.regions[region].cache.Suspend()
 	f.regions[region].cache.Resume()
+	f.regions[region].store.contact = time.Time{} // a service that has just begun has had none
 	f.say("%s dies", region)
 	for _, p := range slices.Clone(f.procs) {
 		if strings.Contains(p.title, region) {

@@ -36,6 +36,8 @@ type answer struct {
 	seen int
 	// late says that the request began after a logout was acknowledged.
 	late bool
+	// now is the region's time as it left, contact when the store was last heard.
+	now, contact time.Time
 }
 
 // A mint is a token: its parent, the server it binds to, and when it was made.
@@ -221,7 +223,9 @@ func (l *ledger) checkAnswer(a *answer) error {
 		if !l.revoked {
 			return broken("9", "%s was refused as revoked, and nobody has revoked", a.token)
 		}
-	case sessions.Behind, sessions.Elsewhere, sessions.Unrotated:
+	case sessions.Unrotated:
+		return l.checkUnrotated(a)
+	case sessions.Behind, sessions.Elsewhere:
 		return broken("9", "%s is of another region, and there is none", a.token)
 	}
 	return nil
@@ -268,6 +272,22 @@ func (l *ledger) checkGrant(a *answer) error {
 		if second.judged-l.minted[one.Current()].made < sessions.Window && !same && one.Epoch == two.Epoch && !l.tail() {
 			return broken("4", "%s was answered with %s and with %s", a.token, one.Current(), two.Current())
 		}
+	}
+	return nil
+}
+
+// checkUnrotated looks at an answer with access alone.
+func (l *ledger) checkUnrotated(a *answer) error {
+	rec := &a.outcome.Record
+	switch now := rec.Current(); {
+	case rec.State != sessions.StateActive:
+		return broken("V11", "%s got access by a record that is %s", a.token, rec.State)
+	case rec.Epoch.Compare(a.floor) < 0:
+		return broken("8", "%s got access at %s, the floor is %v", a.token, now, a.floor)
+	case a.contact.IsZero() || a.now.Sub(a.contact) > sessions.Leaderless:
+		return broken("10", "%s got access at %s, the store was last heard at %s", a.token, a.now, a.contact)
+	case (a.current == nil || a.current.Epoch.Compare(rec.Epoch) < 0) && !l.lostEpoch(rec.Epoch):
+		return broken("5", "%s was told of %s, the record is %+v", a.token, now, a.current)
 	}
 	return nil
 }

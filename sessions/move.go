@@ -51,6 +51,14 @@ func (o *Owner) handOver(ctx context.Context, req Request, d Decider, rec Record
 		return Outcome{}, err
 	}
 	// The next region may own the session, or not: until that is known, nothing is told of it.
+	return unsettled(req, rec, j)
+}
+
+// unsettled has a client go on where it is, unrotated, for its handover has not come to an end.
+func unsettled(req Request, rec Record, j Judgement) (Outcome, error) {
+	if rec.Epoch.Compare(req.Floor) < 0 {
+		return Outcome{}, ErrFloor
+	}
 	j.Verdict = Unrotated
 	return Outcome{Judgement: j, Record: rec}, nil
 }
@@ -112,8 +120,7 @@ func (o *Owner) whileMoving(ctx context.Context, req Request, d Stayer, rec Reco
 			return Outcome{}, again(nil)
 		}
 	}
-	j.Verdict = Unrotated
-	return Outcome{Judgement: j, Record: rec}, nil
+	return unsettled(req, rec, j)
 }
 
 // again has a token judged once more, after what it met has been settled.

@@ -107,6 +107,7 @@ type processKey struct{}
 func newWorld(without mutant, told bool) *world {
 	w := &world{browser: browser{scene: scene{now: noon, told: told}}, without: without, store: newMemory(), down: map[string]bool{}, notes: map[string]note{}, ledger: newLedger()}
 	w.store.wrote = w.wrote
+	w.store.now = func() time.Time { return w.now }
 	for range services {
 		w.owners = append(w.owners, newOwner(w.store, func() time.Time { return w.now }, func() string {
 			w.ops++
@@ -119,7 +120,7 @@ func newWorld(without mutant, told bool) *world {
 			w.owners[len(w.owners)-1].Take(sessions.FoldingBy(without.fold))
 		}
 	}
-	first := sessions.Start(sessions.Record{Session: key.Session, Jurisdiction: key.Jurisdiction}, region,
+	first := sessions.Start(sessions.Record{Session: key.Session, Jurisdiction: key.Jurisdiction, ExpiresAt: noon.Add(30 * 24 * time.Hour)}, region,
 		sessions.Answer{Server: "a", Reason: "login"}, "login", w.now)
 	first.Hash = "login"
 	if err := w.owners[0].Create(context.Background(), first); err != nil {
@@ -267,6 +268,7 @@ func (w *world) finished(p *process) {
 		w.ledger.answers = append(w.ledger.answers, answer{
 			honest: p.request.from != thief, token: p.request.token, critical: p.request.critical, floor: p.floor,
 			outcome: p.outcome, current: w.store.peek(key), dead: p.dead, judged: p.judged, left: w.elapsed, seen: p.seen, late: p.late,
+			now: w.now, contact: w.store.contact,
 		})
 	}
 	w.replies = append(w.replies, reply{p.request, p.outcome, p.err})
@@ -293,7 +295,7 @@ func (w *world) accept(r request, owner int, floor events.Epoch) {
 
 // rebuilt is what a token's claims say of its session.
 func rebuilt(t sessions.Stamp) sessions.Record {
-	return sessions.Record{Session: key.Session, Jurisdiction: key.Jurisdiction, Epoch: t.Epoch, Gen: t.Gen}
+	return sessions.Record{Session: key.Session, Jurisdiction: key.Jurisdiction, Epoch: t.Epoch, Gen: t.Gen, ExpiresAt: noon.Add(30 * 24 * time.Hour)}
 }
 
 // decider is the rest of a token service, for one request.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/berthhq/berth/sessions"
 )
@@ -46,6 +47,10 @@ type memory struct {
 	rev     sessions.Revision
 	late    []lateWrite
 	puts    int // writes asked for, done or not
+	// now tells the time, for contact: when the last access began that was answered. Nil: that is
+	// not known.
+	now     func() time.Time
+	contact time.Time
 }
 
 type entry struct {
@@ -60,7 +65,19 @@ type lateWrite struct {
 	rev sessions.Revision
 }
 
-var _ sessions.Store = (*memory)(nil)
+var _ sessions.Led = (*memory)(nil)
+
+// Contact implements sessions.Led.
+func (m *memory) Contact() time.Time { return m.contact }
+
+// begin returns what notes that an access which begins now was answered.
+func (m *memory) begin() (answered func()) {
+	if m.now == nil {
+		return func() {}
+	}
+	at := m.now()
+	return func() { m.contact = at }
+}
 
 func newMemory() *memory { return &memory{entries: map[sessions.Key][]entry{}} }
 
@@ -73,6 +90,7 @@ func (m *memory) ask(ctx context.Context, rec *sessions.Record) fault {
 
 // Get implements sessions.Store.
 func (m *memory) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
+	answered := m.begin()
 	switch m.ask(ctx, nil) {
 	case sound:
 	case crashedBefore, crashedBetween:
@@ -85,6 +103,7 @@ func (m *memory) Get(ctx context.Context, key sessions.Key) (sessions.Record, se
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	answered()
 	list := m.entries[key]
 	if len(list) == 0 {
 		return sessions.Record{}, 0, sessions.ErrNotFound
@@ -109,6 +128,7 @@ func (m *memory) last(key sessions.Key) (*sessions.Record, sessions.Revision) {
 
 // Put implements sessions.Store.
 func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
+	answered := m.begin()
 	f := m.ask(ctx, &rec)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -132,6 +152,7 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 	}
 	next, err := m.write(rec, rev)
 	if err != nil {
+		answered()
 		return 0, err
 	}
 	switch f {
@@ -144,6 +165,7 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 		return 0, ctx.Err()
 	case sound, notWritten, landsLate, conflicts, crashedBefore, swallowed, lostRequest, lostAnswer, doubled, calleeDies:
 	}
+	answered()
 	return next, nil
 }
 
