@@ -115,9 +115,13 @@ func (l *fleetLedger) lostEpoch(e events.Epoch) bool {
 	return slices.ContainsFunc(l.lost, func(w fleetWrite) bool { return w.region == e.Region && w.rec.Epoch == e })
 }
 
-// lostRevoke reports whether a region has lost that the session was revoked.
+// lostRevoke reports whether every region that wrote that the session was revoked has lost that.
 func (l *fleetLedger) lostRevoke() bool {
-	return slices.ContainsFunc(l.lost, func(w fleetWrite) bool { return w.rec.State == sessions.StateRevoked })
+	return l.revoked && !slices.ContainsFunc(l.writes, func(w fleetWrite) bool {
+		return w.rec.State == sessions.StateRevoked && !slices.ContainsFunc(l.lost, func(gone fleetWrite) bool {
+			return gone.region == w.region && gone.rec.Op == w.rec.Op
+		})
+	})
 }
 
 // made returns when a token was.

@@ -119,9 +119,11 @@ func (l *ledger) lostToken(t sessions.Stamp) bool {
 	return slices.ContainsFunc(l.lost, func(r sessions.Record) bool { return r.Current() == t })
 }
 
-// lostRevoke reports whether the store has lost that the session was revoked.
+// lostRevoke reports whether the store has lost every write by which the session was revoked.
 func (l *ledger) lostRevoke() bool {
-	return slices.ContainsFunc(l.lost, func(r sessions.Record) bool { return r.State == sessions.StateRevoked })
+	return l.revoked && !slices.ContainsFunc(l.writes, func(w write) bool {
+		return w.rec.State == sessions.StateRevoked && !slices.ContainsFunc(l.lost, func(gone sessions.Record) bool { return gone.Op == w.rec.Op })
+	})
 }
 
 // patience is how long a client waits for an answer: the deadline of its requests.
