@@ -39,3 +39,6 @@ func DecodeRefresh(data []byte) (r api.RefreshRequest, scanned bool, err error) 
 	r, err = decode[api.RefreshRequest](data)
 	return r, scanned, err
 }
+
+// SetLeaseClock sets the clock by which the service's lease runs, before Run.
+func (s *Service) SetLeaseClock(now func() time.Time) { s.strictness.now = now }
