@@ -139,21 +139,23 @@ func (o *Orgs) Watch(ctx context.Context, fn func(documents map[string][]byte, c
 	return g.Wait()
 }
 
+// orgsLook is how often the source of a copy is looked at.
+const orgsLook = time.Second
+
 // watchSource looks at where the copy comes from until ctx ends, and sets that up again where it is silent though the
 // primary answers, as watchEdges does.
 func (o *Orgs) watchSource(ctx context.Context) {
 	var silent, kick time.Time
-	pause := firstKick
-	for ; ; sleep(ctx, lookEvery) {
-		if ctx.Err() != nil {
-			return
-		}
+	pause, look := firstKick, time.Duration(0)
+	for sleep(ctx, look) {
+		look = orgsLook
 		info, err := o.info(ctx)
 		if err != nil {
 			continue
 		}
 		o.copy.Store(len(info.Config.Sources) > 0)
 		if len(info.Config.Sources) == 0 {
+			look = noEdgesWait
 			continue
 		}
 		now := time.Now()
