@@ -209,6 +209,8 @@ func describeSources(own string, sources []*natsjs.StreamSource) []string {
 	for _, source := range sources {
 		s, ok := strandOf(own, source.External, source.SubjectTransforms)
 		switch {
+		case !ok && source.External != nil:
+			words = append(words, source.Name+" of "+source.External.APIPrefix+" by "+source.External.DeliverPrefix)
 		case !ok:
 			words = append(words, "unknown source "+source.Name)
 		case source.Consumer != nil || source.OptStartSeq != 1 || *source.External != *s.source().External || source.SubjectTransforms[0] != s.source().SubjectTransforms[0]:

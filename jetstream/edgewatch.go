@@ -371,18 +371,23 @@ func (k *Copies) kick(ctx context.Context, s strand) {
 }
 
 func (c *Conn) restartSource(ctx context.Context, s strand) error {
-	ctx, cancel := within(context.WithoutCancel(ctx), requestTimeout)
-	defer cancel()
-	stream, err := c.js.Stream(ctx, StreamCopies)
-	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", StreamCopies, err)
-	}
-	config := stream.CachedInfo().Config
-	all := config.Sources
-	config.Sources = slices.DeleteFunc(slices.Clone(all), func(source *natsjs.StreamSource) bool {
+	return c.restartSources(ctx, StreamCopies, func(source *natsjs.StreamSource) bool {
 		other, ok := strandOf(c.region, source.External, source.SubjectTransforms)
 		return ok && other == s
 	})
+}
+
+// restartSources does so with the sources of a stream that match.
+func (c *Conn) restartSources(ctx context.Context, name string, match func(*natsjs.StreamSource) bool) error {
+	ctx, cancel := within(context.WithoutCancel(ctx), requestTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", name, err)
+	}
+	config := stream.CachedInfo().Config
+	all := config.Sources
+	config.Sources = slices.DeleteFunc(slices.Clone(all), match)
 	if len(config.Sources) == len(all) {
 		return nil // it is no edge any more
 	}
@@ -390,7 +395,7 @@ func (c *Conn) restartSource(ctx context.Context, s strand) error {
 	config.Sources = all
 	back := c.retry(ctx, func() error { _, err := c.js.UpdateStream(ctx, config); return err })
 	if err := errors.Join(err, back); err != nil {
-		return fmt.Errorf("update stream %s: %w", StreamCopies, err)
+		return fmt.Errorf("update stream %s: %w", name, err)
 	}
 	return nil
 }

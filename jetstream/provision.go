@@ -150,11 +150,11 @@ func (w *want) reconcile(own string, have natsjs.StreamConfig) (natsjs.StreamCon
 	var changes []string
 	c := w.config
 	set(&changes, "description", &have.Description, c.Description)
-	if !slices.Equal(slices.Sorted(slices.Values(have.Subjects)), slices.Sorted(slices.Values(c.Subjects))) {
+	if !w.foreignOrigins && !slices.Equal(slices.Sorted(slices.Values(have.Subjects)), slices.Sorted(slices.Values(c.Subjects))) {
 		changes = append(changes, fmt.Sprintf("subjects: %v → %v", have.Subjects, c.Subjects))
 		have.Subjects = c.Subjects
 	}
-	if len(c.Sources) > 0 {
+	if len(c.Sources) > 0 || w.ownOrigins {
 		old, now := describeSources(own, have.Sources), describeSources(own, c.Sources)
 		if !slices.Equal(old, now) {
 			changes = append(changes, fmt.Sprintf("sources: %v → %v", old, now))

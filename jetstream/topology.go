@@ -25,6 +25,7 @@ const (
 	BucketSessions = "berth_sessions"
 	BucketKeys     = "berth_keys"
 	BucketRegistry = "berth_registry"
+	BucketOrgs     = "berth_orgs"
 )
 
 // Topology says how a region's streams and buckets are kept. Where a field is zero, a stream that exists keeps what it
@@ -43,6 +44,9 @@ type Topology struct {
 	// Edges are the regions with which copies of sessions are exchanged. Empty: none, and BERTH_SESSION_COPIES goes; nil: what
 	// is there stays.
 	Edges []Edge
+	// Primary is the region in which organizations are changed: there berth_orgs is written, everywhere else it is a copy.
+	// Empty: what is there stays, and the bucket is made as that of the primary region.
+	Primary string
 	// CopyBytes bounds BERTH_SESSION_COPIES. Zero: 10 GiB when made.
 	CopyBytes int64
 	// Memory keeps everything in memory, for tests in fake time: nothing survives NATS. False: on disk, but for heartbeats.
@@ -70,6 +74,9 @@ func (t *Topology) Validate() error {
 		if f.value < 0 {
 			return fmt.Errorf("%s %d: want at least 0", f.name, f.value)
 		}
+	}
+	if t.Primary != "" && !events.ValidToken(t.Primary) {
+		return fmt.Errorf("primary region %q: want 1 to %d of a-z 0-9 - _", t.Primary, events.MaxToken)
 	}
 	return validateEdges(t.Edges)
 }
@@ -101,6 +108,9 @@ type want struct {
 	replicas int
 	maxAge   time.Duration
 	maxBytes int64
+	// ownOrigins says that a stream without sources is to have none, foreignOrigins that subjects and sources stay as they
+	// are where the stream exists.
+	ownOrigins, foreignOrigins bool
 }
 
 // streams returns every stream and bucket of a region.
@@ -118,6 +128,7 @@ func (t *Topology) streams(own string) []want {
 		}),
 		t.bucket(BucketRegistry, "Which registry of the region leads (lease), and what operators want of it (wishes)", func(*natsjs.StreamConfig) {}),
 		t.bucket(BucketKeys, "Public keys of all regions, each under its id", func(*natsjs.StreamConfig) {}),
+		t.orgs(own),
 	}
 }
 

@@ -58,3 +58,6 @@ func (s *Service) Admit(ctx context.Context, token string) error {
 
 // RefuseUnknown takes every key that is not known for one that was retired.
 func (s *Service) RefuseUnknown() { s.verify.Retired = func(string) bool { return true } }
+
+// SetLeaseClock sets the clock by which the service's lease runs, before Run.
+func (s *Service) SetLeaseClock(now func() time.Time) { s.strictness.now = now }

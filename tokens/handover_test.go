@@ -28,11 +28,30 @@ type regions struct {
 	services map[string]*tokens.Service
 	// kill ends a region's service and waits until it has.
 	kill map[string]func()
+	// configure and made, where set, see to a service's configuration, and to the service before it
+	// runs; registry speaks in place of beat.
+	configure func(name string, c *tokens.Config)
+	made      func(s *tokens.Service)
+	registry  func(ctx context.Context, conn *jetstream.Conn, name string) error
 }
 
 func newRegions(t *testing.T, names ...string) *regions {
 	t.Helper()
-	r := &regions{nats: jetstreamtest.NewFleet(t, nil, names...), fleets: map[string]*fleet{}, services: map[string]*tokens.Service{}, kill: map[string]func(){}}
+	r := provisionedRegions(t, names...)
+	for _, name := range names {
+		r.start(t, name)
+	}
+	return r
+}
+
+// provisionedRegions are regions whose token services do not run yet. Organizations are changed in the
+// first one.
+func provisionedRegions(t *testing.T, names ...string) *regions {
+	t.Helper()
+	r := &regions{
+		nats: jetstreamtest.NewFleet(t, nil, names...), fleets: map[string]*fleet{}, services: map[string]*tokens.Service{}, kill: map[string]func(){},
+		registry: beat,
+	}
 	var servers []events.Server
 	for _, name := range names {
 		s, _ := healthy(t, name+"-a", name)
@@ -49,7 +68,7 @@ func newRegions(t *testing.T, names ...string) *regions {
 				edges = append(edges, jetstream.Edge{Region: other})
 			}
 		}
-		if err := conn.Provision(t.Context(), jetstream.Topology{Edges: edges}); err != nil {
+		if err := conn.Provision(t.Context(), jetstream.Topology{Edges: edges, Primary: names[0]}); err != nil {
 			t.Fatal(err)
 		}
 		f := &fleet{t: t, conn: conn}
@@ -61,9 +80,6 @@ func newRegions(t *testing.T, names ...string) *regions {
 		f.set(servers...)
 		r.fleets[name] = f
 	}
-	for _, name := range names {
-		r.start(t, name)
-	}
 	return r
 }
 
@@ -73,12 +89,18 @@ func (r *regions) start(t *testing.T, name string, change ...func(*tokens.Config
 	f := r.fleets[name]
 	copies := f.conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
 	s := f.service(func(c *tokens.Config) {
-		c.Region, c.Copies, c.Arrivals = name, copies, copies
+		c.Region, c.Copies, c.Arrivals, c.Complete = name, copies, copies, copies.Ready
 		c.Edges = func() []string { return slices.Sorted(maps.Keys(r.fleets)) }
 		for _, fn := range change {
 			fn(c)
 		}
+		if r.configure != nil {
+			r.configure(name, c)
+		}
 	})
+	if r.made != nil {
+		r.made(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 4)
 	cfg := jetstream.ServiceConfig{Name: "berth_tokens", Version: "1.0.0"}
@@ -97,7 +119,7 @@ func (r *regions) start(t *testing.T, name string, change ...func(*tokens.Config
 	go func() { ended <- f.conn.Serve(ctx, cfg) }()
 	go func() { ended <- s.Run(ctx) }()
 	go func() { ended <- copies.Run(ctx) }()
-	go func() { ended <- beat(ctx, f.conn, name) }()
+	go func() { ended <- r.registry(ctx, f.conn, name) }()
 	<-served
 	r.services[name] = s
 	once := false

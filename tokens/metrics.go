@@ -16,6 +16,7 @@ type metrics struct {
 	refreshes     *prometheus.CounterVec
 	rotations     prometheus.Counter // those of refreshes that are most
 	refusals      *prometheus.CounterVec
+	strict        *prometheus.CounterVec
 	lostEvents    prometheus.Counter
 	skippedEvents prometheus.Counter
 }
@@ -31,6 +32,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_refresh_refusals_total", Help: "Refreshes that ended in an error, by code.",
 		}, []string{"code"}),
+		strict: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_strict_refusals_total", Help: "Requests of strict organizations that were not served so that no two regions do, by what was missing.",
+		}, []string{"reason"}),
 		lostEvents: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_token_events_lost_total", Help: "Events that could not be published.",
 		}),
@@ -40,7 +44,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	m.rotations = m.refreshes.WithLabelValues(string(sessions.Rotate))
 	if reg != nil {
-		reg.MustRegister(m.decisions, m.refreshes, m.refusals, m.lostEvents, m.skippedEvents)
+		reg.MustRegister(m.decisions, m.refreshes, m.refusals, m.strict, m.lostEvents, m.skippedEvents)
 	}
 	return m
 }

@@ -57,6 +57,12 @@ func (s *Service) refreshAt(ctx context.Context, c call, owner string, claims *a
 	if err == nil || !s.mayTakeOver(owner) {
 		return m, err
 	}
+	switch heir, err := s.mayTakeStrictly(claims, owner); {
+	case err != nil:
+		return message{}, err
+	case heir != s.cfg.Region:
+		return s.passOn(ctx, c, api.MethodRefresh, claims.Jurisdiction, heir, req)
+	}
 	reply, err := s.takeOver(ctx, c, claims, owner, req)
 	if err != nil {
 		return message{}, err

@@ -96,6 +96,7 @@ func (s *Service) answerPeer(ctx context.Context, kind sessions.Kind, data []byt
 const (
 	refusedView   = "no_view"
 	refusedServer = "server_not_up"
+	refusedLease  = "no_lease"
 )
 
 // admit says why a session that is offered cannot come here, empty if it can.
@@ -107,6 +108,9 @@ func (s *Service) admit(offer sessions.Record) string {
 	server, ok := view.Server(offer.Server)
 	if !ok || server.Region != s.cfg.Region || server.State != events.StateUp {
 		return refusedServer
+	}
+	if s.mayAnswer(context.Background(), &offer) != nil { // else it could be taken over before it is answered here
+		return refusedLease
 	}
 	return ""
 }

@@ -217,6 +217,8 @@ type redemption struct {
 	// probed says that the server was probed already, gone what came of it: one probe a
 	// refresh, however often it is judged. dead is the last word on the server.
 	probed, gone, unreachable, dead bool
+	// takenOver says that the session's owner is out of reach: what it may do is no matter here.
+	takenOver bool
 	// What was decided last, for the events: the epoch before, the request, the verdict,
 	// and the new tokens; unsigned says why there is no access token.
 	before          events.Epoch
@@ -232,6 +234,9 @@ var _ sessions.Busier = (*redemption)(nil)
 // probe), failed by a probe that this refresh asked for, or twice reported out of reach by its
 // client.
 func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, err error) {
+	if err := r.s.mayAnswer(ctx, &rec); err != nil {
+		return false, err
+	}
 	defer func() { r.dead = dead }()
 	server, known := r.view.Server(rec.Server)
 	fell := known && !server.State.Alive()
@@ -283,6 +288,12 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	if !rec.ExpiresAt.After(r.now) {
 		return sessions.Answer{}, &api.Error{Code: api.CodeSessionExpired}
 	}
+	if j.TakenOver {
+		if err := r.s.mayGoOnWith(&rec, j.Token); err != nil {
+			return sessions.Answer{}, err
+		}
+	}
+	r.takenOver = j.TakenOver
 	r.before = rec.Epoch
 	r.placed = r.facts(&rec)
 	if j.Lost || j.TakenOver {
@@ -331,6 +342,11 @@ func (r *redemption) Stay(rec sessions.Record) sessions.Answer {
 // Sign implements sessions.Stayer.
 func (r *redemption) Sign(rec *sessions.Record) (err error) {
 	r.access, r.unsigned = "", nil // if there is one, it is of another record
+	if !r.takenOver {
+		if err := r.s.mayAnswer(context.Background(), rec); err != nil { // it has taken its time
+			return err
+		}
+	}
 	r.refresh, err = r.s.signRefresh(rec)
 	return err
 }

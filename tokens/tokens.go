@@ -27,6 +27,7 @@ import (
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/residency"
 	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -92,6 +93,11 @@ type Config struct {
 	// Arrivals tells of copies as they come. nil: they are folded when their session is asked for,
 	// and if there are Copies no session is remembered.
 	Arrivals Arrivals
+	// Orgs gives organizations by name. nil: nothing is set of any.
+	Orgs Orgs
+	// Complete returns an error while copies of other regions' sessions are known to be missing (V17).
+	// nil: none ever are.
+	Complete func() error
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller
@@ -128,6 +134,12 @@ type Bus interface {
 type Arrivals interface {
 	Follow(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record), reading func(on, missed bool)) error
 	All(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record)) error
+}
+
+// Orgs gives what holds for an organization, from memory. An error means that this is not known: then
+// the strictest is assumed. It is safe for concurrent use.
+type Orgs interface {
+	Org(name string) (residency.Org, error)
 }
 
 // Beginner is a Bus to which several events can be handed before the first is stored. Begin hands
@@ -168,6 +180,8 @@ type Service struct {
 	leftovers *leftovers
 	// retelling tells a region that is back of revocations.
 	retelling *retelling
+	// strictness is the lease by which strict sessions are answered and taken over.
+	strictness *strictness
 	// revoking is held by the one request that ends many sessions.
 	revoking chan struct{}
 	metrics  *metrics
@@ -252,6 +266,7 @@ func New(c Config) (*Service, error) {
 	s.verify = api.Verifier{Key: s.public.key, Retired: s.public.retired, Issuer: c.Issuer, Audience: c.Audience}
 	s.sweeper, s.leftovers = newSweeper(s), newLeftovers(s)
 	s.sight, s.retelling = newSight(time.Now()), newRetelling(s)
+	s.strictness = newStrictness(&c)
 	var err error
 	if c.Cached > 0 {
 		s.cache = sessions.NewCache(c.Cached)

@@ -23,6 +23,7 @@ type tokensCmd struct {
 	Policy        string        `default:"spread" placeholder:"NAME" help:"Placement policy: spread, lowest-load or literal (default: ${default})."`
 	Replicas      int           `placeholder:"N" help:"NATS nodes that hold each stream: 1, 3 or 5 (default: what is there, else 1)."`
 	Edges         []string      `placeholder:"a,b" help:"Other regions to exchange copies of sessions with, each as REGION or REGION=JURISDICTION+JURISDICTION; none: no region (default: what is there)."`
+	PrimaryRegion string        `placeholder:"NAME" help:"Region in which organizations are changed, the same in all regions (default: what is there; a region without edges is its own)."`
 	TrustLocation bool          `help:"Believe the header X-Berth-Client-Location, which anybody can write: for development."`
 }
 
@@ -36,8 +37,13 @@ func (c *tokensCmd) Run(p *program) error {
 	if err != nil {
 		return fmt.Errorf("--edges: %w", err)
 	}
+	if c.PrimaryRegion != "" {
+		if err := checkName("primary region", c.PrimaryRegion); err != nil {
+			return err
+		}
+	}
 	return service.RunTokens(p.ctx, service.TokensConfig{
-		NATS: cfg, Topology: jetstream.Topology{Replicas: c.Replicas, Edges: edges}, Listen: c.Listen, Admin: c.Admin,
+		NATS: cfg, Topology: jetstream.Topology{Replicas: c.Replicas, Edges: edges, Primary: c.PrimaryRegion}, Listen: c.Listen, Admin: c.Admin,
 		Issuer: c.Issuer, Audience: c.Audience, KeyFile: c.KeyFile, UsersFile: c.UsersFile,
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Policy: c.Policy, TrustLocation: c.TrustLocation, Log: p.log,
 		Ready: func(url, admin string) {

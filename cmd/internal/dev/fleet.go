@@ -101,7 +101,7 @@ func (f *fleet) run(ctx context.Context) error {
 // startServices starts each region's registry and token service and waits until they are
 // ready.
 func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) error {
-	topology := jetstream.Topology{EventBytes: eventBytes, ViewBytes: viewBytes, CopyBytes: copyBytes}
+	topology := jetstream.Topology{EventBytes: eventBytes, ViewBytes: viewBytes, CopyBytes: copyBytes, Primary: f.places[0].name}
 	for _, r := range f.regions {
 		if err := r.provision(ctx, topology); err != nil {
 			return err

@@ -20,6 +20,7 @@ import (
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/embedded"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/residency"
 	sdk "github.com/berthhq/berth/sdk/server"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
@@ -88,6 +89,9 @@ func TestPermissions(t *testing.T) {
 	if _, err := operator.Servers().Load(t.Context()); err != nil {
 		t.Errorf("an operator reads the servers: %v", err)
 	}
+	if _, err := operator.OrgCaller().Call(t.Context(), residency.Subject(guarded, residency.MethodSet), []byte(`{"org":"acme","takeover":"strict"}`)); err != nil {
+		t.Errorf("an operator changes an organization: %v", err)
+	}
 	var done tokens.RevokeReply
 	callTokens(t, operator, tokens.MethodRevokeSessions, tokens.RevokeRequest{Sessions: []string{victim.SessionID}}, &done)
 	if done.Ended != 1 {
@@ -131,6 +135,9 @@ func attack(t *testing.T, ours *jetstream.Conn, session string) {
 		"$JS.API.STREAM.PURGE.KV_berth_sessions":          nil,
 		"$JS.API.STREAM.DELETE.KV_berth_sessions":         nil,
 		"berth.v1.rpc.registry.global." + guarded + ".x":  nil,
+		"berth.v1.rpc.orgs.global." + guarded + ".set":    nil,
+		"berth.orgs." + guarded + ".other":                nil,
+		"$KV.berth_orgs.acme":                             []byte(`{"version":1,"org":"acme"}`),
 		"berth.v1.lock." + guarded + ".other.released":    nil,
 		"berth.v1.session." + guarded + ".revoked":        nil,
 		"berth.v1.heartbeat." + guarded + ".other-server": nil,

@@ -1,0 +1,142 @@
+package residency
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// ErrNotLoaded says that the organizations have not been read yet.
+var ErrNotLoaded = errors.New("the organizations are not known yet")
+
+// Watcher follows the region's copy of all documents.
+//
+// Watch calls fn for all documents that there are (complete), then for those that change, one call at a
+// time, and again for all after the connection was away; a document that is gone is nil. proof is called
+// with the time as of which that is all that the primary region had, whenever that is known anew. It
+// ends with ctx, which is no error.
+type Watcher interface {
+	Watch(ctx context.Context, fn func(documents map[string][]byte, complete bool), proof func(at time.Time)) error
+}
+
+// Directory gives the organizations by name, from memory. It may be used by several goroutines at once.
+type Directory struct {
+	watcher Watcher
+	log     *slog.Logger
+	// known is nil until all documents have been read once.
+	known atomic.Pointer[map[string]entry]
+	// current is when the documents were last proven to be the primary's, in Unix nanoseconds; 0: never.
+	current atomic.Int64
+}
+
+// entry is an organization, or why its document cannot be used.
+type entry struct {
+	org   Org
+	fault error
+}
+
+// NewDirectory returns a directory that knows nothing before Run. log may be nil: discarded.
+func NewDirectory(w Watcher, log *slog.Logger) *Directory {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Directory{watcher: w, log: log}
+}
+
+// Run follows the documents until ctx ends.
+func (d *Directory) Run(ctx context.Context) error {
+	err := d.watcher.Watch(ctx, func(documents map[string][]byte, complete bool) { d.take(ctx, documents, complete) }, func(at time.Time) {
+		d.current.Store(at.UnixNano())
+	})
+	if ctx.Err() == nil && err != nil {
+		return fmt.Errorf("follow organizations: %w", err)
+	}
+	return nil
+}
+
+// take makes the next state known. What is read is never changed.
+func (d *Directory) take(ctx context.Context, documents map[string][]byte, complete bool) {
+	next := map[string]entry{}
+	if last := d.known.Load(); last != nil && !complete {
+		next = maps.Clone(*last)
+	} else if !complete {
+		return // the whole is still to come
+	}
+	for name, data := range documents {
+		if data == nil {
+			delete(next, name)
+			continue
+		}
+		org, err := Decode(name, data)
+		if err != nil {
+			d.log.LogAttrs(ctx, slog.LevelError, "document of an organization cannot be used; its sessions go by the strictest rules",
+				slog.String("org", name), slog.String("error", err.Error()))
+		}
+		next[name] = entry{org, err}
+	}
+	d.known.Store(&next)
+}
+
+// Org returns an organization; one without a document is Default. It fails with ErrNotLoaded before the
+// documents have been read, and where a document cannot be used: then the strictest is to be assumed.
+func (d *Directory) Org(name string) (Org, error) {
+	known := d.known.Load()
+	if known == nil {
+		return Org{}, ErrNotLoaded
+	}
+	e, ok := (*known)[name]
+	if !ok {
+		return Default(name), nil
+	}
+	return e.org, e.fault
+}
+
+// Has reports whether an organization has a document.
+func (d *Directory) Has(name string) bool {
+	known := d.known.Load()
+	if known == nil {
+		return false
+	}
+	_, ok := (*known)[name]
+	return ok
+}
+
+// List returns the organizations that have a document, sorted by name, and the faults of those that
+// cannot be used by name.
+func (d *Directory) List() (list []Org, faults map[string]error, err error) {
+	known := d.known.Load()
+	if known == nil {
+		return nil, nil, ErrNotLoaded
+	}
+	faults = map[string]error{}
+	for _, name := range slices.Sorted(maps.Keys(*known)) {
+		if e := (*known)[name]; e.fault != nil {
+			faults[name] = e.fault
+		} else {
+			list = append(list, e.org)
+		}
+	}
+	return list, faults, nil
+}
+
+// Current returns when the directory was last proven to hold what the primary region has; the zero time
+// before that.
+func (d *Directory) Current() time.Time {
+	if at := d.current.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
+}
+
+// Ready returns nil once the documents have been read.
+func (d *Directory) Ready() error {
+	if d.known.Load() == nil {
+		return ErrNotLoaded
+	}
+	return nil
+}

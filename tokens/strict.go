@@ -1,0 +1,153 @@
+package tokens
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/residency"
+	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/tokens/api"
+)
+
+// strictRetry is what a client of a strict organization is told to wait for: a region gets its lease
+// back, or a fallback may take over, in some tens of seconds.
+const strictRetry = 5
+
+// strictness keeps the region's lease, by which the sessions of strict organizations are answered and
+// taken over.
+type strictness struct {
+	// now is the clock of the lease alone.
+	now func() time.Time
+	log *slog.Logger
+
+	// mu guards the lease, and what was last told of it.
+	mu    sync.Mutex
+	lease *sessions.Lease
+	told  sessions.LeaseFault
+}
+
+// newStrictness returns the lease of a region with these edges. A server may accept a token for the
+// skew of clocks after its end.
+func newStrictness(c *Config) *strictness {
+	var edges []string
+	if c.Edges != nil {
+		edges = c.Edges()
+	}
+	return &strictness{now: time.Now, log: c.Log, lease: sessions.NewLease(c.Region, edges, c.AccessTTL+api.Skew)}
+}
+
+// hearLease notes a view update. Those of the own region come each second.
+func (s *Service) hearLease(u events.ViewHead) {
+	complete := u.Region == s.cfg.Region && s.complete()
+	x := s.strictness
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.lease.Hear(u, x.now())
+	if u.Region == s.cfg.Region {
+		x.lease.Answers(x.now(), complete)
+	}
+}
+
+// strict reports whether an organization's takeover is strict. While that is not known it is.
+func (s *Service) strict(org string) bool {
+	if org == "" || s.cfg.Orgs == nil {
+		return false
+	}
+	o, err := s.cfg.Orgs.Org(org)
+	return err != nil || o.Takeover == residency.TakeoverStrict
+}
+
+// complete reports whether no copy of another region's sessions is known to be missing.
+func (s *Service) complete() bool { return s.cfg.Complete == nil || s.cfg.Complete() == nil }
+
+// mayAnswer returns why this region may not answer for a session of its own now, nil if it may.
+func (s *Service) mayAnswer(ctx context.Context, rec *sessions.Record) error {
+	if !s.strict(rec.Org) {
+		return nil
+	}
+	x := s.strictness
+	complete := s.complete()
+	x.mu.Lock()
+	fault := x.lease.Answers(x.now(), complete)
+	other, pair := x.lease.Other()
+	told := x.told
+	x.told = fault
+	x.mu.Unlock()
+	if fault != told {
+		x.tell(ctx, fault)
+	}
+	if fault == sessions.LeaseHeld || pair && rec.Free(other) {
+		return nil
+	}
+	s.metrics.strict.WithLabelValues(string(fault)).Inc()
+	return strictRefusal(fault)
+}
+
+// tell logs that the region stops answering for strict organizations, or goes on.
+func (x *strictness) tell(ctx context.Context, fault sessions.LeaseFault) {
+	if fault == sessions.LeaseHeld {
+		x.log.LogAttrs(ctx, slog.LevelInfo, "sessions of strict organizations are answered again")
+		return
+	}
+	x.log.LogAttrs(ctx, slog.LevelWarn, "sessions of strict organizations are not answered", slog.String("reason", string(fault)))
+}
+
+// strictRefusal is what a client is told.
+func strictRefusal(fault sessions.LeaseFault) *api.Error {
+	why := map[sessions.LeaseFault]string{
+		sessions.LeaseLost:     "this region is not heard by enough others",
+		sessions.LeaseSettling: "this region is heard again and learns first what others have taken over",
+		sessions.LeaseUnseen:   "another region is out of sight and may still serve the session",
+		sessions.LeaseBehind:   "this region has not heard yet of all that others have taken over",
+		sessions.LeaseOwner:    "its region is out of reach and may still serve it",
+		sessions.LeaseHeir:     "another region goes on with the session",
+	}[fault]
+	return &api.Error{
+		Code: api.CodeUnavailable, RetryAfter: strictRetry,
+		Detail: "no two regions may serve a session of this organization (takeover: strict): " + why + " (" + string(fault) + ")",
+	}
+}
+
+// mayTakeStrictly returns which region is to go on with a session whose owner is out of reach: this one,
+// or another; an error says why none may now. Sessions that are not strict are this one's.
+func (s *Service) mayTakeStrictly(claims *api.RefreshClaims, owner string) (region string, err error) {
+	if !s.strict(claims.Org) {
+		return s.cfg.Region, nil
+	}
+	x := s.strictness
+	complete := s.complete()
+	x.mu.Lock()
+	fault, heir := x.lease.TakesOver(owner, claims.SessionID, x.now(), complete)
+	x.mu.Unlock()
+	switch fault {
+	case sessions.LeaseHeld:
+		return s.cfg.Region, nil
+	case sessions.LeaseHeir:
+		return heir, nil
+	default:
+		s.metrics.strict.WithLabelValues(string(fault)).Inc()
+		return "", strictRefusal(fault)
+	}
+}
+
+// mayGoOnWith returns why a strict session may not be taken over by what is known of it, nil if it may:
+// by a token alone it is not known who has it, and of two regions the one that it was taken from once
+// does not know whether the other still serves it.
+func (s *Service) mayGoOnWith(base *sessions.Record, token sessions.Stamp) error {
+	switch {
+	case !s.strict(base.Org):
+		return nil
+	case base.Epoch != token.Epoch:
+		return unavailable("no copy of the session as its region has it has arrived here (takeover: strict)", nil)
+	}
+	s.strictness.mu.Lock()
+	_, pair := s.strictness.lease.Other()
+	s.strictness.mu.Unlock()
+	if pair && base.Free(s.cfg.Region) {
+		return unavailable("the other region has taken the session over before and may still serve it (takeover: strict)", nil)
+	}
+	return nil
+}
