@@ -205,13 +205,7 @@ func (w *leaseWorld) speak(r *leaseRegion) {
 
 // fold settles what a region knows of the session.
 func (w *leaseWorld) fold(r *leaseRegion) sessions.Folding {
-	var copies []sessions.Copy
-	for _, name := range w.names {
-		if rec, ok := r.copies[name]; ok {
-			copies = append(copies, sessions.Copy{Region: name, Record: rec})
-		}
-	}
-	f := sessions.Fold(r.record, r.name, copies, "fold")
+	f := sessions.Fold(r.record, r.name, w.copies(r), func() string { return "fold" })
 	r.record = f.Record
 	if f.Yielded != nil {
 		w.release(r.name)
@@ -296,6 +290,16 @@ func (w *leaseWorld) handOver(from, to string) {
 	w.give(b)
 }
 
+// copies returns what has arrived of the other regions' records.
+func (w *leaseWorld) copies(r *leaseRegion) (list []sessions.Copy) {
+	for _, name := range w.names {
+		if rec, ok := r.copies[name]; ok {
+			list = append(list, sessions.Copy{Region: name, Record: rec})
+		}
+	}
+	return list
+}
+
 // write makes a takeover that was decided before.
 func (w *leaseWorld) write(x leaseWrite) {
 	r := w.regions[x.region]
@@ -303,7 +307,7 @@ func (w *leaseWorld) write(x leaseWrite) {
 	if f.Owner(x.token) == x.region || f.Top == nil || f.Top.Epoch != x.token.Epoch {
 		return // somebody was faster
 	}
-	next := sessions.TakeOver(*f.Top, r.record, sessions.Judgement{Token: x.token}, x.region, sessions.Answer{}, "op", r.clock(w.now))
+	next := sessions.TakeOver(*f.Top, r.record, w.copies(r), sessions.Judgement{Token: x.token}, x.region, sessions.Answer{}, "op", r.clock(w.now))
 	r.record = &next
 	w.takes++
 	w.tell("%s takes %v over by %v, from %v", r.name, next.Epoch, x.token, f.Top.Epoch)
