@@ -19,9 +19,9 @@ import (
 // acks publishes and collects acknowledgements of the own domain. A subject that crosses regions is stored, and
 // acknowledged, by several: the first answer to arrive may be another region's, and says nothing about this one.
 type acks struct {
-	nc     *nats.Conn
-	domain string
-	prefix string
+	outgoing *outgoing
+	domain   string
+	prefix   string
 
 	// mu guards the fields below: each ack that is waited for is in waiting until its Wait has ended.
 	mu      sync.Mutex
@@ -38,6 +38,8 @@ type pubAck struct {
 	Sequence uint64           `json:"seq"`
 	Domain   string           `json:"domain"`
 	Error    *natsjs.APIError `json:"error"`
+	// refused says why the connection has not taken the message.
+	refused error
 	// nobody says that no stream and no subscriber has the subject.
 	nobody bool
 }
@@ -46,7 +48,7 @@ type pubAck struct {
 const ackBacklog = 64
 
 func newAcks(nc *nats.Conn, domain string) (*acks, error) {
-	a := &acks{nc: nc, domain: domain, prefix: nc.NewInbox() + ".", waiting: map[uint64]chan pubAck{}}
+	a := &acks{outgoing: newOutgoing(nc), domain: domain, prefix: nc.NewInbox() + ".", waiting: map[uint64]chan pubAck{}}
 	sub, err := nc.Subscribe(a.prefix+"*", a.arrived)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to acknowledgements: %w", err)
@@ -63,7 +65,11 @@ func (a *acks) arrived(msg *nats.Msg) {
 	if err != nil {
 		return
 	}
-	ack := a.read(msg)
+	a.tell(number, a.read(msg))
+}
+
+// tell hands what became of a message to the one who waits for it.
+func (a *acks) tell(number uint64, ack pubAck) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	select {
@@ -114,7 +120,7 @@ func (k *pubAck) scan(data []byte, own string) bool {
 
 // release lets another message have the ack. The caller uses it no more.
 func (k *ack) release() {
-	if k.shared {
+	if k.shared || k.givenUp {
 		return
 	}
 	select {
@@ -127,16 +133,18 @@ func (k *ack) release() {
 // ack is an acknowledgement to come.
 type ack struct {
 	acks   *acks
+	parcel parcel
 	number uint64
 	ch     chan pubAck
-	// sent is when the message was handed to the connection.
+	// sent is when the message began its way.
 	sent time.Time
-	// shared says that other regions' streams may answer too.
-	shared bool
+	// shared says that other regions' streams may answer too; givenUp that an answer may come yet that nobody waits for.
+	shared, givenUp bool
 }
 
-// publish sends msg and returns what to wait on; each must be waited on.
-func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
+// publish sends msg, whose data stays as it is until the waiting has ended, and returns what to wait on; each must be
+// waited on.
+func (a *acks) publish(msg *nats.Msg, shared bool) *ack {
 	k := a.ack(shared)
 	a.mu.Lock()
 	a.last++
@@ -144,23 +152,27 @@ func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
 	a.waiting[k.number] = k.ch
 	a.mu.Unlock()
 	msg.Reply = a.prefix + strconv.FormatUint(k.number, 36)
-	if err := a.nc.PublishMsg(msg); err != nil {
-		k.forget()
-		return nil, fmt.Errorf("%w: publish on %s: %w", ErrUnavailable, msg.Subject, err)
-	}
-	return k, nil
+	k.parcel.msg.Store(msg)
+	a.outgoing.put(&k.parcel)
+	return k
 }
 
 // ack returns one that nothing is published for yet.
 func (a *acks) ack(shared bool) *ack {
 	if shared {
-		return &ack{acks: a, ch: make(chan pubAck, ackBacklog), sent: time.Now(), shared: true}
+		return a.newAck(ackBacklog, true)
 	}
 	k, ok := a.acks.Get().(*ack)
 	if !ok {
-		k = &ack{acks: a, ch: make(chan pubAck, 1)}
+		return a.newAck(1, false)
 	}
 	k.sent = time.Now()
+	return k
+}
+
+func (a *acks) newAck(backlog int, shared bool) *ack {
+	k := &ack{acks: a, ch: make(chan pubAck, backlog), sent: time.Now(), shared: shared}
+	k.parcel.refused = func(err error) { a.tell(k.number, pubAck{refused: err}) }
 	return k
 }
 
@@ -195,6 +207,8 @@ func (k *ack) wait(ctx context.Context, limit time.Duration) (uint64, error) {
 			switch {
 			case got.nobody:
 				return 0, errNobody
+			case got.refused != nil:
+				return 0, fmt.Errorf("%w: not sent: %w", ErrUnavailable, got.refused)
 			case got.Error != nil && !k.shared:
 				return 0, got.Error
 			case got.Error != nil:
@@ -205,16 +219,17 @@ func (k *ack) wait(ctx context.Context, limit time.Duration) (uint64, error) {
 				return 0, fmt.Errorf("stored by %s in domain %q instead of %q", got.Stream, got.Domain, k.acks.domain)
 			}
 		case <-ctx.Done():
-			return 0, k.missed(ctx.Err(), refused)
+			return 0, k.giveUp(ctx.Err(), refused)
 		case <-timer.C:
-			return 0, k.missed(context.DeadlineExceeded, refused)
+			return 0, k.giveUp(context.DeadlineExceeded, refused)
 		}
 	}
 }
 
-// missed returns the fault of an acknowledgement that has not come, refused if somebody's was
-// no.
-func (*ack) missed(why, refused error) error {
+// giveUp ends the waiting for an acknowledgement that has not come, and returns that fault, refused if somebody's was no.
+func (k *ack) giveUp(why, refused error) error {
+	k.acks.outgoing.takeBack(&k.parcel)
+	k.givenUp = true
 	if refused != nil {
 		return refused
 	}
