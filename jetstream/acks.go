@@ -96,10 +96,11 @@ func (a *acks) read(msg *nats.Msg) (ack pubAck) {
 // empty if not. The domain is mostly the own.
 func (k *pubAck) scan(data []byte, own string) bool {
 	s := wire.Scan(data)
+	var stream []byte
 	s.Object(func(key []byte) int {
 		switch string(key) {
 		case "stream":
-			k.Stream = s.Keep("")
+			stream = s.Text()
 			return 0
 		case "seq":
 			k.Sequence = s.Natural()
@@ -114,6 +115,9 @@ func (k *pubAck) scan(data []byte, own string) bool {
 	if !s.End() {
 		*k = pubAck{}
 		return false
+	}
+	if k.Domain != own { // or nobody asks for the stream
+		k.Stream = string(stream)
 	}
 	return true
 }
@@ -190,39 +194,53 @@ var errNobody = errors.New("no stream answers")
 // *natsjs.APIError, or, after ctx has ended or the limit has passed, with ErrUnavailable.
 func (k *ack) wait(ctx context.Context, limit time.Duration) (uint64, error) {
 	defer k.forget()
+	end := time.Now().Add(limit)
+	var refused error
+	for {
+		got, err := k.next(ctx, end)
+		switch {
+		case err != nil:
+			return 0, k.giveUp(err, refused)
+		case got.nobody:
+			return 0, errNobody
+		case got.refused != nil:
+			return 0, fmt.Errorf("%w: not sent: %w", ErrUnavailable, got.refused)
+		case got.Error != nil && !k.shared:
+			return 0, got.Error
+		case got.Error != nil:
+			refused = got.Error // it does not say whose it is: ours may still come
+		case got.Domain == k.acks.domain:
+			return got.Sequence, nil
+		case !k.shared:
+			return 0, fmt.Errorf("stored by %s in domain %q instead of %q", got.Stream, got.Domain, k.acks.domain)
+		}
+	}
+}
+
+// next returns the next answer, or why none has come.
+func (k *ack) next(ctx context.Context, end time.Time) (pubAck, error) {
+	select {
+	case got := <-k.ch: // as mostly, where many are waited for one after the other
+		return got, nil
+	default:
+	}
 	timer, ok := k.acks.timers.Get().(*time.Timer)
 	if ok {
-		timer.Reset(limit)
+		timer.Reset(time.Until(end))
 	} else {
-		timer = time.NewTimer(limit)
+		timer = time.NewTimer(time.Until(end))
 	}
 	defer func() {
 		timer.Stop()
 		k.acks.timers.Put(timer)
 	}()
-	var refused error
-	for {
-		select {
-		case got := <-k.ch:
-			switch {
-			case got.nobody:
-				return 0, errNobody
-			case got.refused != nil:
-				return 0, fmt.Errorf("%w: not sent: %w", ErrUnavailable, got.refused)
-			case got.Error != nil && !k.shared:
-				return 0, got.Error
-			case got.Error != nil:
-				refused = got.Error // it does not say whose it is: ours may still come
-			case got.Domain == k.acks.domain:
-				return got.Sequence, nil
-			case !k.shared:
-				return 0, fmt.Errorf("stored by %s in domain %q instead of %q", got.Stream, got.Domain, k.acks.domain)
-			}
-		case <-ctx.Done():
-			return 0, k.giveUp(ctx.Err(), refused)
-		case <-timer.C:
-			return 0, k.giveUp(context.DeadlineExceeded, refused)
-		}
+	select {
+	case got := <-k.ch:
+		return got, nil
+	case <-ctx.Done():
+		return pubAck{}, ctx.Err()
+	case <-timer.C:
+		return pubAck{}, context.DeadlineExceeded
 	}
 }
 
