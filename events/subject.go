@@ -1,6 +1,7 @@
 package events
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -57,27 +58,37 @@ type Subject struct {
 // released is the one thing that is said of a lock.
 const released = "released"
 
-// tokens lists what follows the kind, nil for an unknown kind.
-func (s *Subject) tokens() []*string {
+// fields are those of a Subject that follow its kind, nil after the last.
+type fields [4]*string
+
+// fields lists what follows the kind, but for the last token of a lock; nothing for an unknown
+// kind.
+func (s *Subject) fields() fields {
 	switch s.Kind {
-	case KindHeartbeat, KindLoad:
-		return []*string{&s.Region, &s.Server}
+	case KindHeartbeat, KindLoad, KindLock:
+		return fields{&s.Region, &s.Server}
 	case KindServer:
-		return []*string{&s.Region, &s.Server, &s.State}
+		return fields{&s.Region, &s.Server, &s.State}
 	case KindRegion, KindSession:
-		return []*string{&s.Region, &s.State}
+		return fields{&s.Region, &s.State}
 	case KindView, KindRevoked, KindReport:
-		return []*string{&s.Region}
+		return fields{&s.Region}
 	case KindDecision:
-		return []*string{&s.Region, &s.Verdict, &s.Reason}
-	case KindLock:
-		last := released
-		return []*string{&s.Region, &s.Server, &last}
+		return fields{&s.Region, &s.Verdict, &s.Reason}
 	case KindRPC:
-		return []*string{&s.Service, &s.Jurisdiction, &s.Region, &s.Method}
+		return fields{&s.Service, &s.Jurisdiction, &s.Region, &s.Method}
 	default:
-		return nil
+		return fields{}
 	}
+}
+
+// count returns how many there are.
+func (f *fields) count() int {
+	n := 0
+	for n < len(f) && f[n] != nil {
+		n++
+	}
+	return n
 }
 
 // String returns the subject as it is published.
@@ -91,13 +102,14 @@ func (s Subject) join(empty string) string {
 	b.Grow(MaxToken) // enough for most
 	b.WriteString(Prefix)
 	b.WriteString(string(s.Kind))
-	for _, t := range s.tokens() {
+	list := s.fields()
+	for _, t := range list[:list.count()] {
 		b.WriteByte('.')
-		if *t == "" {
-			b.WriteString(empty)
-		} else {
-			b.WriteString(*t)
-		}
+		b.WriteString(cmp.Or(*t, empty))
+	}
+	if s.Kind == KindLock {
+		b.WriteByte('.')
+		b.WriteString(released)
 	}
 	return b.String()
 }
@@ -110,23 +122,28 @@ func ParseSubject(subject string) (Subject, error) {
 	if !ok {
 		return Subject{}, fmt.Errorf("%w: subject %q", ErrUnknown, subject)
 	}
-	parts := strings.Split(rest, ".")
-	s := Subject{Kind: Kind(parts[0])}
-	fields := s.tokens()
-	if fields == nil {
+	got := strings.Count(rest, ".")
+	kind, rest, _ := strings.Cut(rest, ".")
+	s := Subject{Kind: Kind(kind)}
+	list := s.fields()
+	want := list.count()
+	if want == 0 {
 		return Subject{}, fmt.Errorf("%w: subject %q", ErrUnknown, subject)
 	}
-	if len(parts)-1 != len(fields) {
-		return Subject{}, malformed("subject %q has %d tokens after %q, want %d", subject, len(parts)-1, s.Kind, len(fields))
+	var last string
+	if s.Kind == KindLock {
+		list[want], want = &last, want+1
 	}
-	for i, token := range parts[1:] {
-		if !ValidToken(token) {
-			return Subject{}, malformed("subject %q: token %q", subject, token)
+	if got != want {
+		return Subject{}, malformed("subject %q has %d tokens after %q, want %d", subject, got, s.Kind, want)
+	}
+	for _, field := range list[:want] {
+		if *field, rest, _ = strings.Cut(rest, "."); !ValidToken(*field) {
+			return Subject{}, malformed("subject %q: token %q", subject, *field)
 		}
-		if s.Kind == KindLock && i == len(fields)-1 && token != released {
-			return Subject{}, fmt.Errorf("%w: subject %q", ErrUnknown, subject)
-		}
-		*fields[i] = token
+	}
+	if s.Kind == KindLock && last != released {
+		return Subject{}, fmt.Errorf("%w: subject %q", ErrUnknown, subject)
 	}
 	return s, nil
 }

@@ -19,9 +19,9 @@ import (
 // acks publishes and collects acknowledgements of the own domain. A subject that crosses regions is stored, and
 // acknowledged, by several: the first answer to arrive may be another region's, and says nothing about this one.
 type acks struct {
-	nc     *nats.Conn
-	domain string
-	prefix string
+	outgoing *outgoing
+	domain   string
+	prefix   string
 
 	// mu guards the fields below: each ack that is waited for is in waiting until its Wait has ended.
 	mu      sync.Mutex
@@ -38,6 +38,8 @@ type pubAck struct {
 	Sequence uint64           `json:"seq"`
 	Domain   string           `json:"domain"`
 	Error    *natsjs.APIError `json:"error"`
+	// refused says why the connection has not taken the message.
+	refused error
 	// nobody says that no stream and no subscriber has the subject.
 	nobody bool
 }
@@ -46,7 +48,7 @@ type pubAck struct {
 const ackBacklog = 64
 
 func newAcks(nc *nats.Conn, domain string) (*acks, error) {
-	a := &acks{nc: nc, domain: domain, prefix: nc.NewInbox() + ".", waiting: map[uint64]chan pubAck{}}
+	a := &acks{outgoing: newOutgoing(nc), domain: domain, prefix: nc.NewInbox() + ".", waiting: map[uint64]chan pubAck{}}
 	sub, err := nc.Subscribe(a.prefix+"*", a.arrived)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to acknowledgements: %w", err)
@@ -63,7 +65,11 @@ func (a *acks) arrived(msg *nats.Msg) {
 	if err != nil {
 		return
 	}
-	ack := a.read(msg)
+	a.tell(number, a.read(msg))
+}
+
+// tell hands what became of a message to the one who waits for it.
+func (a *acks) tell(number uint64, ack pubAck) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	select {
@@ -90,10 +96,11 @@ func (a *acks) read(msg *nats.Msg) (ack pubAck) {
 // empty if not. The domain is mostly the own.
 func (k *pubAck) scan(data []byte, own string) bool {
 	s := wire.Scan(data)
+	var stream []byte
 	s.Object(func(key []byte) int {
 		switch string(key) {
 		case "stream":
-			k.Stream = s.Keep("")
+			stream = s.Text()
 			return 0
 		case "seq":
 			k.Sequence = s.Natural()
@@ -109,12 +116,15 @@ func (k *pubAck) scan(data []byte, own string) bool {
 		*k = pubAck{}
 		return false
 	}
+	if k.Domain != own { // or nobody asks for the stream
+		k.Stream = string(stream)
+	}
 	return true
 }
 
 // release lets another message have the ack. The caller uses it no more.
 func (k *ack) release() {
-	if k.shared {
+	if k.shared || k.givenUp {
 		return
 	}
 	select {
@@ -127,16 +137,18 @@ func (k *ack) release() {
 // ack is an acknowledgement to come.
 type ack struct {
 	acks   *acks
+	parcel parcel
 	number uint64
 	ch     chan pubAck
-	// sent is when the message was handed to the connection.
+	// sent is when the message began its way.
 	sent time.Time
-	// shared says that other regions' streams may answer too.
-	shared bool
+	// shared says that other regions' streams may answer too; givenUp that an answer may come yet that nobody waits for.
+	shared, givenUp bool
 }
 
-// publish sends msg and returns what to wait on; each must be waited on.
-func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
+// publish sends msg, whose data stays as it is until the waiting has ended, and returns what to wait on; each must be
+// waited on.
+func (a *acks) publish(msg *nats.Msg, shared bool) *ack {
 	k := a.ack(shared)
 	a.mu.Lock()
 	a.last++
@@ -144,23 +156,27 @@ func (a *acks) publish(msg *nats.Msg, shared bool) (*ack, error) {
 	a.waiting[k.number] = k.ch
 	a.mu.Unlock()
 	msg.Reply = a.prefix + strconv.FormatUint(k.number, 36)
-	if err := a.nc.PublishMsg(msg); err != nil {
-		k.forget()
-		return nil, fmt.Errorf("%w: publish on %s: %w", ErrUnavailable, msg.Subject, err)
-	}
-	return k, nil
+	k.parcel.msg.Store(msg)
+	a.outgoing.put(&k.parcel)
+	return k
 }
 
 // ack returns one that nothing is published for yet.
 func (a *acks) ack(shared bool) *ack {
 	if shared {
-		return &ack{acks: a, ch: make(chan pubAck, ackBacklog), sent: time.Now(), shared: true}
+		return a.newAck(ackBacklog, true)
 	}
 	k, ok := a.acks.Get().(*ack)
 	if !ok {
-		k = &ack{acks: a, ch: make(chan pubAck, 1)}
+		return a.newAck(1, false)
 	}
 	k.sent = time.Now()
+	return k
+}
+
+func (a *acks) newAck(backlog int, shared bool) *ack {
+	k := &ack{acks: a, ch: make(chan pubAck, backlog), sent: time.Now(), shared: shared}
+	k.parcel.refused = func(err error) { a.tell(k.number, pubAck{refused: err}) }
 	return k
 }
 
@@ -178,43 +194,60 @@ var errNobody = errors.New("no stream answers")
 // *natsjs.APIError, or, after ctx has ended or the limit has passed, with ErrUnavailable.
 func (k *ack) wait(ctx context.Context, limit time.Duration) (uint64, error) {
 	defer k.forget()
+	end := time.Now().Add(limit)
+	var refused error
+	for {
+		got, err := k.next(ctx, end)
+		switch {
+		case err != nil:
+			return 0, k.giveUp(err, refused)
+		case got.nobody:
+			return 0, errNobody
+		case got.refused != nil:
+			return 0, fmt.Errorf("%w: not sent: %w", ErrUnavailable, got.refused)
+		case got.Error != nil && !k.shared:
+			return 0, got.Error
+		case got.Error != nil:
+			refused = got.Error // it does not say whose it is: ours may still come
+		case got.Domain == k.acks.domain:
+			return got.Sequence, nil
+		case !k.shared:
+			return 0, fmt.Errorf("stored by %s in domain %q instead of %q", got.Stream, got.Domain, k.acks.domain)
+		}
+	}
+}
+
+// next returns the next answer, or why none has come.
+func (k *ack) next(ctx context.Context, end time.Time) (pubAck, error) {
+	select {
+	case got := <-k.ch: // as mostly, where many are waited for one after the other
+		return got, nil
+	default:
+	}
 	timer, ok := k.acks.timers.Get().(*time.Timer)
 	if ok {
-		timer.Reset(limit)
+		timer.Reset(time.Until(end))
 	} else {
-		timer = time.NewTimer(limit)
+		timer = time.NewTimer(time.Until(end))
 	}
 	defer func() {
 		timer.Stop()
 		k.acks.timers.Put(timer)
 	}()
-	var refused error
-	for {
-		select {
-		case got := <-k.ch:
-			switch {
-			case got.nobody:
-				return 0, errNobody
-			case got.Error != nil && !k.shared:
-				return 0, got.Error
-			case got.Error != nil:
-				refused = got.Error // it does not say whose it is: ours may still come
-			case got.Domain == k.acks.domain:
-				return got.Sequence, nil
-			case !k.shared:
-				return 0, fmt.Errorf("stored by %s in domain %q instead of %q", got.Stream, got.Domain, k.acks.domain)
-			}
-		case <-ctx.Done():
-			return 0, k.missed(ctx.Err(), refused)
-		case <-timer.C:
-			return 0, k.missed(context.DeadlineExceeded, refused)
-		}
+	select {
+	case got := <-k.ch:
+		return got, nil
+	case <-ctx.Done():
+		return pubAck{}, ctx.Err()
+	case <-timer.C:
+		return pubAck{}, context.DeadlineExceeded
 	}
 }
 
-// missed returns the fault of an acknowledgement that has not come, refused if somebody's was
-// no.
-func (*ack) missed(why, refused error) error {
+// giveUp ends the waiting for an acknowledgement that has not come, and returns that fault, refused if somebody's was no.
+func (k *ack) giveUp(why, refused error) error {
+	k.acks.outgoing.takeBack(&k.parcel)
+	k.givenUp = true
 	if refused != nil {
 		return refused
 	}

@@ -64,11 +64,9 @@ func (k *Copies) writeBeat(ctx context.Context) error {
 			return err
 		}
 		key := sessions.BeatKey(s.jurisdiction)
-		ack, err := k.conn.acks.publish(&nats.Msg{Subject: bucketSubject(BucketSessions, key.String()), Header: putHeader(beatTTL), Data: data}, false)
-		if err == nil {
-			_, err = ack.wait(ctx, beatEvery)
-			ack.release()
-		}
+		ack := k.conn.acks.publish(&nats.Msg{Subject: bucketSubject(BucketSessions, key.String()), Header: putHeader(beatTTL), Data: data}, false)
+		_, err = ack.wait(ctx, beatEvery)
+		ack.release()
 		if err != nil {
 			return fmt.Errorf("write %s to %s: %w", key, BucketSessions, err)
 		}

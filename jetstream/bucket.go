@@ -239,7 +239,6 @@ type Write struct {
 	header   nats.Header
 	revision uint64
 	ack      *ack
-	err      error
 }
 
 // start begins a Put.
@@ -251,7 +250,7 @@ func (w *Write) start(b *Bucket, key string, data []byte, revision uint64, ttl t
 func (w *Write) send() {
 	w.header[natsjs.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(w.revision, 10)}
 	msg := &nats.Msg{Subject: bucketSubject(w.bucket.name, w.key), Header: w.header, Data: w.data}
-	w.ack, w.err = w.bucket.conn.acks.publish(msg, false)
+	w.ack = w.bucket.conn.acks.publish(msg, false)
 }
 
 // Wait returns the new revision, or why there is none, as Put does.
@@ -267,9 +266,6 @@ func (w *Write) wait(ctx context.Context) (uint64, error) {
 	end := time.Now().Add(w.bucket.patience)
 	over := w.revision == 0 // over a marker, a key may be made again
 	for busy, nobody := 0, 0; ; w.send() {
-		if w.err != nil {
-			return 0, w.err
-		}
 		revision, err := w.ack.wait(ctx, time.Until(end))
 		sent := w.ack.sent
 		w.ack.release()

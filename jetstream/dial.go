@@ -168,6 +168,7 @@ func dialOnce(ctx context.Context, cfg Config) (*Conn, error) {
 	}
 	upkeep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.stop = stop
+	c.upkeep.Go(func() { c.acks.outgoing.run(upkeep) })
 	c.upkeep.Go(func() { c.keep(upkeep) })
 	c.upkeep.Go(func() { c.tellOfDrops(upkeep) })
 	return c, nil

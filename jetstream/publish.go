@@ -83,11 +83,7 @@ func (c *Conn) PublishAsync(subject string, data []byte) (*Receipt, error) {
 		}
 		return &Receipt{subject: subject}, nil
 	}
-	k, err := c.acks.publish(msg, d == storedByAll)
-	if err != nil {
-		return nil, err
-	}
-	return &Receipt{ack: k, subject: subject}, nil
+	return &Receipt{ack: c.acks.publish(msg, d == storedByAll), subject: subject}, nil
 }
 
 // Begin implements tokens.Beginner by PublishAsync.

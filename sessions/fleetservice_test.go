@@ -31,8 +31,11 @@ func (f *fleet) accept(e errand, floor events.Epoch) *process {
 // serve is a region's token service: it refreshes, passes on, or takes over.
 func (f *fleet) serve(ctx context.Context, at string, r request, passed int) (sessions.Outcome, error) {
 	p, s := processOf(ctx), f.regions[at]
-	ask := sessions.Request{Key: key, Token: r.token, Critical: r.critical, Deadline: r.deadline, Floor: p.floor, Rebuilt: rebuilt(r.token)}
-	ask.Rebuilt.StartedAt, ask.Rebuilt.ExpiresAt = noon, noon.Add(30*24*time.Hour)
+	ask := sessions.Request{Key: key, Token: r.token, Critical: r.critical, Deadline: r.deadline, Floor: p.floor, Rebuilt: func() sessions.Record {
+		rec := rebuilt(r.token)
+		rec.StartedAt, rec.ExpiresAt = noon, noon.Add(30*24*time.Hour)
+		return rec
+	}}
 	if f.without.noFloor {
 		ask.Floor = events.Epoch{}
 	}

@@ -132,7 +132,7 @@ func TestStoreAway(t *testing.T) {
 // the token, above everything that the token has seen.
 func TestLostRecord(t *testing.T) {
 	b := newBench(t)
-	rebuilt := rebuilt(at(3, 7))
+	rebuilt := func() sessions.Record { return rebuilt(at(3, 7)) }
 	b.store.entries = map[sessions.Key][]entry{}
 	b.to = "c"
 	out, err := b.ask(sessions.Request{Token: at(3, 7), Rebuilt: rebuilt})

@@ -183,7 +183,7 @@ func (e embassy) Ask(ctx context.Context, region string, q sessions.Question) (s
 
 // refresh is a region's token service: it refreshes, passes on, or takes over.
 func (w *realm) refresh(ctx context.Context, s *province, token sessions.Stamp, passed int) (sessions.Outcome, error) {
-	req := sessions.Request{Key: key, Token: token, Rebuilt: rebuilt(token), Held: s.owner.Known(key, token)}
+	req := sessions.Request{Key: key, Token: token, Rebuilt: func() sessions.Record { return rebuilt(token) }, Held: s.owner.Known(key, token)}
 	out, err := s.owner.Refresh(ctx, req, wanderer{w, s})
 	if err != nil || out.Judgement.Verdict != sessions.Elsewhere {
 		return out, err

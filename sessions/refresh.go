@@ -21,10 +21,19 @@ type Request struct {
 	// Floor is the lowest epoch that the passing server accepts; nothing below is issued
 	// (V10).
 	Floor events.Epoch
-	// Rebuilt is the record that the token's claims alone give, for a store that lost it.
-	Rebuilt Record
+	// Rebuilt returns the record that the token's claims alone give, for a store that lost it: a
+	// record is too large to come along with every refresh. nil: there is none.
+	Rebuilt func() Record
 	// Held is what the cache handed out for the token. nil: the store is read.
 	Held *Hold
+}
+
+// rebuilt returns what the token says of the session.
+func (r *Request) rebuilt() Record {
+	if r.Rebuilt == nil {
+		return Record{}
+	}
+	return r.Rebuilt()
 }
 
 // Decider gives what the owner cannot decide itself. It is asked again, with the newer
@@ -127,7 +136,7 @@ func (o *Owner) refresh(ctx context.Context, req Request, d Decider) (Outcome, e
 	}
 	j := o.judge(rec, req.Token, o.Region, o.Now())
 	if rec == nil {
-		lost := req.Rebuilt // or every request would be on the heap
+		lost := req.rebuilt()
 		rec = &lost
 	}
 	switch j.Verdict {
@@ -168,9 +177,11 @@ func (o *Owner) refreshKnown(ctx context.Context, req Request, d Decider) (out O
 
 // refuse returns the outcome of a token that is not judged here.
 func (s *situation) refuse(req Request, v Verdict) Outcome {
-	out := Outcome{Judgement: Judgement{Verdict: v, Token: req.Token}, Record: req.Rebuilt}
+	out := Outcome{Judgement: Judgement{Verdict: v, Token: req.Token}}
 	if s.Record != nil {
 		out.Record = *s.Record
+	} else {
+		out.Record = req.rebuilt()
 	}
 	return out
 }

@@ -277,7 +277,7 @@ func (w *world) finished(p *process) {
 // accept begins a request at a service, passed on by a server that knows the floor or not.
 func (w *world) accept(r request, owner int, floor events.Epoch) {
 	p := &process{request: r, owner: owner, floor: floor}
-	ask := sessions.Request{Key: key, Token: r.token, Critical: r.critical, Deadline: r.deadline, Floor: floor, Rebuilt: rebuilt(r.token)}
+	ask := sessions.Request{Key: key, Token: r.token, Critical: r.critical, Deadline: r.deadline, Floor: floor, Rebuilt: func() sessions.Record { return rebuilt(r.token) }}
 	if w.without.noDeadline {
 		ask.Deadline = time.Time{}
 	}

@@ -81,7 +81,8 @@ func (o *Owner) takeOver(ctx context.Context, req Request, owner string, young b
 	}
 	base := s.Top
 	if base == nil {
-		base = &req.Rebuilt
+		lost := req.rebuilt()
+		base = &lost
 	}
 	switch {
 	case o.late(req.Deadline):

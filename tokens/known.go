@@ -24,10 +24,15 @@ func (s *Service) known(token string, now time.Time) (sessions.Request, bool) {
 		held.Release() // what has expired, or was signed by a retired key, is for the verification to judge
 		return sessions.Request{}, false
 	}
-	return sessions.Request{Key: rec.Key(), Token: rec.Current(), Held: held, Rebuilt: sessions.Record{
+	return sessions.Request{Key: rec.Key(), Token: rec.Current(), Held: held, Rebuilt: func() sessions.Record { return rebuiltOf(rec) }}, true
+}
+
+// rebuiltOf returns what the claims of the record's current token would say of it.
+func rebuiltOf(rec *sessions.Record) sessions.Record {
+	return sessions.Record{
 		Version: rec.Version, Session: rec.Session, Subject: rec.Subject, ClientID: rec.ClientID, Org: rec.Org, Scope: rec.Scope,
 		Claims: rec.Claims, Jurisdiction: rec.Jurisdiction, StartedAt: rec.StartedAt, ExpiresAt: rec.ExpiresAt, Epoch: rec.Epoch, Gen: rec.Gen,
-	}}, true
+	}
 }
 
 // sid stands before the session in a token's claims.

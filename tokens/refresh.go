@@ -76,7 +76,7 @@ func (s *Service) able() (*registry.View, error) {
 
 // claimed returns the refresh that a verified token stands for.
 func claimed(c *api.RefreshClaims) sessions.Request {
-	return sessions.Request{Key: keyOf(c), Token: stamp(c), Rebuilt: rebuilt(c)}
+	return sessions.Request{Key: keyOf(c), Token: stamp(c), Rebuilt: func() sessions.Record { return rebuilt(c) }}
 }
 
 // request completes the refresh of a token by what the client asks for with it.
