@@ -79,11 +79,16 @@ func (f *processes) crashOwner(t *testing.T, owner *regionProcesses, after time.
 	said(t, owner.tokens, "serving on ")
 	f.awaitKnown(t, owner.way)
 	var reply api.TokensReply
+	unrotated := 0
 	eventually(t, 20*time.Second, "the same refresh again", func() bool {
+		reply = api.TokensReply{}
 		again, _ := singapore.call("POST", owner.way.URL+"/v1/refresh", "", req, &reply)
-		return again == http.StatusOK
+		if again == http.StatusOK && !reply.Rotated {
+			unrotated++ // what the crash has left half done is being seen through
+		}
+		return reply.Rotated
 	})
-	t.Logf("round %d: killed after %s, first reply %d; then %s to %s", round, after, status, reply.Decision, reply.Server.ID)
+	t.Logf("round %d: killed after %s, first reply %d; then %d times unrotated, and %s to %s", round, after, status, unrotated, reply.Decision, reply.Server.ID)
 	foundAtOwner(t, f.ready, reply)
 	workflow(t, singapore, reply)
 	foundAtOwner(t, f.ready, singapore.refresh(reply.AuthURL, api.RefreshRequest{RefreshToken: reply.RefreshToken}))

@@ -210,5 +210,8 @@ func (c client) refresh(base string, req api.RefreshRequest) api.TokensReply {
 	c.t.Helper()
 	var reply api.TokensReply
 	c.must("POST", base+"/v1/refresh", "", req, &reply)
+	if !reply.Rotated {
+		reply.RefreshToken = req.RefreshToken // it is as good as before
+	}
 	return reply
 }
