@@ -234,6 +234,7 @@ func TestBucketBehindABlackHole(t *testing.T) {
 // TestBucketInACluster stops the leader of the stream in good order: writes go on with the next, none is lost, and who
 // watches is told of them.
 func TestBucketInACluster(t *testing.T) {
+	t.Parallel()
 	cluster := jetstreamtest.NewCluster(t, "eu-west-1", 3)
 	c := jetstreamtest.Dial(t, cluster.URL())
 	if err := c.Provision(t.Context(), jetstream.Topology{Replicas: 3}); err != nil {

@@ -71,6 +71,7 @@ func (d *documents) age() time.Duration {
 
 // TestOrgs: organizations are written in the primary region and read everywhere, also when that is cut off.
 func TestOrgs(t *testing.T) {
+	t.Parallel()
 	const primary, other = "eu-west-1", "ap-southeast-1"
 	f := jetstreamtest.NewFleet(t, nil, primary, other)
 	conns := map[string]*jetstream.Conn{}

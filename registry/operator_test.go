@@ -387,6 +387,7 @@ func TestDrainsOneByOneAreBounded(t *testing.T) {
 
 // TestWishesForTheGoneAreRemoved: by the registry that leads, once nobody can want them.
 func TestWishesForTheGoneAreRemoved(t *testing.T) {
+	t.Parallel()
 	url := refusing(t)
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		c := connect()

@@ -244,6 +244,7 @@ func TestHandoverToNobody(t *testing.T) {
 // TestTakeover cuts a region off that lives on. The other goes on with its session, by its copy and
 // the token alone; the first one serves it too, until it learns of that: then it yields.
 func TestTakeover(t *testing.T) {
+	t.Parallel()
 	r := newRegions(t, dublin, singapore)
 	first := login(t, r.services[dublin])
 	second := granted(t, r.services[dublin], "/v1/refresh", api.RefreshRequest{RefreshToken: first.RefreshToken})
@@ -289,6 +290,7 @@ func TestTakeover(t *testing.T) {
 // TestTwoTakeovers has two regions take a session over from a third, neither knowing of the other:
 // though no client comes by, one of them owns it in the end.
 func TestTwoTakeovers(t *testing.T) {
+	t.Parallel()
 	const virginia = "us-east-1"
 	r := newRegions(t, dublin, singapore, virginia)
 	first := login(t, r.services[dublin])

@@ -203,6 +203,7 @@ func TestNoTokensAfterAnAcknowledgedRevocation(t *testing.T) {
 // organization's sessions are ended: who begins again after each refusal has ended all, and all
 // were told of.
 func TestMassRevocationOutlivesTheLeader(t *testing.T) {
+	t.Parallel()
 	cluster := jetstreamtest.NewCluster(t, dublin, 3)
 	conn := jetstreamtest.Dial(t, cluster.URL())
 	if err := conn.Provision(t.Context(), jetstream.Topology{Replicas: 3}); err != nil {

@@ -26,6 +26,7 @@ func (p *process) crash(t *testing.T) {
 // TestCrashes kills the token services on either side of a move between regions: no session
 // is lost, and each is found where its client was told.
 func TestCrashes(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := startProcesses(t, "eu-west-1", "ap-southeast-1")
 	owner, destination := f.regions["eu-west-1"], f.regions["ap-southeast-1"]
 	f.crashDestination(t, destination)

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,6 +32,10 @@ const prompt = "GORACE=atexit_sleep_ms=0"
 func TestMain(m *testing.M) {
 	if os.Getenv(asBerth) != "" {
 		main()
+	}
+	flag.Parse()
+	if n := flag.Lookup("test.parallel"); n.Value.String() == n.DefValue {
+		_ = n.Value.Set(strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))) // those that are parallel mostly wait for other processes
 	}
 	os.Exit(m.Run())
 }

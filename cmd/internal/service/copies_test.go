@@ -56,6 +56,7 @@ func runTokens(t *testing.T, f *jetstreamtest.Fleet, region string, regions []st
 // TestStartsAreCopied starts sessions in one region of three: their records are in both others within moments, also those
 // of the time in which one was cut off, and that one is not ready before they are.
 func TestStartsAreCopied(t *testing.T) {
+	t.Parallel()
 	regions := []string{"eu-west-1", "us-east-1", "ap-southeast-1"}
 	f := jetstreamtest.NewFleet(t, nil, regions...)
 	conns, admins := map[string]*jetstream.Conn{}, map[string]string{}

@@ -110,6 +110,7 @@ func TestRotationUnderLoad(t *testing.T) {
 // TestRotationWaitsForARegion rotates while a region is out of reach, starts over all that can be
 // started over, and lets the region come back.
 func TestRotationWaitsForARegion(t *testing.T) {
+	t.Parallel()
 	f := newKeyFleet(t)
 	_, stop := f.serve(dublin)
 	f.serve(singapore)
