@@ -157,6 +157,8 @@ func (p *publicKeys) signing(now time.Time) (string, error) {
 		return ring.Signing(), nil
 	case kid == "" && !p.known.Load().complete:
 		return "", errors.New("which key signs is not known yet")
+	case kid == "" && !line.begun():
+		return "", errors.New("no key signs yet")
 	case kid == "":
 		return "", errors.New("no key signs: the last one was revoked; make another with: berth keys rotate")
 	}

@@ -1,20 +1,21 @@
 package tokens_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/berthhq/berth/sessions"
+	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -36,7 +37,7 @@ type keyFleet struct {
 type keySite struct {
 	name    string
 	service *tokens.Service
-	bucket  *shelf
+	bucket  *keyBucket
 	keys    []ed25519.PrivateKey
 	signer  kms
 	// first is the first key that signed; the region is there since then.
@@ -86,26 +87,18 @@ func (f *keyFleet) other(than *keySite) *keySite {
 	return nil
 }
 
-// unused stands for what keys have nothing to do with.
-type unused struct {
-	sessions.Store
-	tokens.Ledger
-	tokens.Bus
-	tokens.Recent
-	tokens.Prober
-}
-
 // openKeyFleet starts two regions that know of one another and have never met: their link is cut.
-func openKeyFleet(t *testing.T, without keyRule) *keyFleet {
+func openKeyFleet(t *testing.T, without keyRule, connect func(...func(*jetstream.Config)) *jetstream.Conn) *keyFleet {
 	t.Helper()
 	f := &keyFleet{t: t, without: without, regions: map[string]*keySite{}, cut: true}
 	view := &fleet{t: t}
 	view.set(server("eu-west-1-a", dublin, "http://127.0.0.1:1"), server("ap-southeast-1-a", singapore, "http://127.0.0.1:1"))
+	conns := map[string]*jetstream.Conn{dublin: connect(), singapore: jetstreamtest.Apart(t)()}
 	for _, name := range []string{dublin, singapore} {
+		conn := conns[name]
 		s := &keySite{name: name, keys: []ed25519.PrivateKey{newKey(t)}, since: time.Now()}
-		s.bucket = &shelf{documents: map[string][]byte{}, revisions: map[string]uint64{}, refuse: func(kid string, document []byte) error { return f.refuse(s, kid, document) }}
+		s.bucket = &keyBucket{conn.Keys(), func(ctx context.Context, kid string, document []byte) error { return f.refuse(ctx, s, kid, document) }}
 		f.load(s)
-		var none unused
 		edges := func() []string { return []string{dublin, singapore} }
 		if without.noEdges {
 			edges = func() []string { return nil }
@@ -113,7 +106,7 @@ func openKeyFleet(t *testing.T, without keyRule) *keyFleet {
 		var err error
 		s.service, err = tokens.New(tokens.Config{
 			Region: name, Issuer: issuer, Keys: &s.signer, View: view.view.Load, Keyshare: s.bucket, Caller: f, Edges: edges,
-			Store: none, Ledger: none, Bus: none, Recent: none, Prober: none,
+			Store: conn.Records(), Ledger: conn.Records(), Bus: conn, Recent: conn.Regional(), Prober: registry.NewProber(registry.ProberConfig{}),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -137,9 +130,9 @@ func (f *keyFleet) load(s *keySite) {
 }
 
 // refuse has a first key wait until the other region knows it, where that is the rule.
-func (f *keyFleet) refuse(s *keySite, kid string, document []byte) error {
+func (f *keyFleet) refuse(ctx context.Context, s *keySite, kid string, document []byte) error {
 	set, err := api.ParseKeySet(document)
-	if life, _ := set.Life(kid); f.without.patient && err == nil && !life.Signs.IsZero() && !f.other(s).bucket.holds(kid) {
+	if life, _ := set.Life(kid); f.without.patient && err == nil && !life.Signs.IsZero() && !f.other(s).bucket.holds(ctx, kid) {
 		return errNoLink
 	}
 	return nil
@@ -157,7 +150,7 @@ func (f *keyFleet) check() error {
 			return fmt.Errorf("V18: %s is there for %s, and no key signs: %w", s.name, now.Sub(s.since), err)
 		case s.first == "":
 			s.first = kid
-		case kid != s.first && !other.bucket.holds(kid):
+		case kid != s.first && !other.bucket.holds(f.t.Context(), kid):
 			return fmt.Errorf("V18: %s signs in %s, and %s does not know it", kid, s.name, other.name)
 		}
 		for _, key := range s.keys {
@@ -168,7 +161,7 @@ func (f *keyFleet) check() error {
 			if refusal := new(api.Error); errors.As(err, &refusal) && refusal.Code.Status() == http.StatusUnauthorized {
 				return fmt.Errorf("V18: a token of %s by %s is refused in %s for good: %w", s.name, kid, other.name, err)
 			}
-			if err != nil && other.bucket.holds(kid) {
+			if err != nil && other.bucket.holds(f.t.Context(), kid) {
 				return fmt.Errorf("V18: a token of %s by %s, which %s knows: %w", s.name, kid, other.name, err)
 			}
 		}
@@ -176,24 +169,19 @@ func (f *keyFleet) check() error {
 	return nil
 }
 
-// A shelf is a region's bucket of public keys. It refuses what refuse does.
-type shelf struct {
-	refuse func(kid string, document []byte) error
-
-	mu        sync.Mutex
-	documents map[string][]byte
-	revisions map[string]uint64
-	revision  uint64
-	watchers  []chan string
+// A keyBucket is a region's bucket of public keys that refuses what refuse does.
+type keyBucket struct {
+	tokens.KeyBucket
+	refuse func(ctx context.Context, kid string, document []byte) error
 }
 
-var _ tokens.KeyBucket = (*shelf)(nil)
-
 // holds reports whether the key itself is there.
-func (b *shelf) holds(kid string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	set, err := api.ParseKeySet(b.documents[kid])
+func (b *keyBucket) holds(ctx context.Context, kid string) bool {
+	document, _, err := b.Get(ctx, kid)
+	if err != nil {
+		return false
+	}
+	set, err := api.ParseKeySet(document)
 	if err != nil {
 		return false
 	}
@@ -201,48 +189,12 @@ func (b *shelf) holds(kid string) bool {
 	return ok
 }
 
-// Get implements tokens.KeyBucket.
-func (b *shelf) Get(_ context.Context, kid string) ([]byte, uint64, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.documents[kid], b.revisions[kid], nil
-}
-
 // Put implements tokens.KeyBucket.
-func (b *shelf) Put(_ context.Context, kid string, document []byte, revision uint64) error {
-	if err := b.refuse(kid, document); err != nil {
+func (b *keyBucket) Put(ctx context.Context, kid string, document []byte, revision uint64) error {
+	if err := b.refuse(ctx, kid, document); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.revisions[kid] != revision {
-		return tokens.ErrKeyChanged
-	}
-	b.revision++
-	b.documents[kid], b.revisions[kid] = document, b.revision
-	for _, w := range b.watchers {
-		w <- kid // there is room for more than a schedule writes
-	}
-	return nil
-}
-
-// Watch implements tokens.KeyBucket.
-func (b *shelf) Watch(ctx context.Context, fn func(documents map[string][]byte, complete bool)) error {
-	changed := make(chan string, 1000)
-	b.mu.Lock()
-	b.watchers = append(b.watchers, changed)
-	all := maps.Clone(b.documents)
-	b.mu.Unlock()
-	fn(all, true)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case kid := <-changed:
-			document, _, _ := b.Get(ctx, kid)
-			fn(map[string][]byte{kid: document}, false)
-		}
-	}
+	return b.KeyBucket.Put(ctx, kid, document, revision)
 }
 
 // A keyTurn is one step of a schedule, and how long what it has done lasts.
@@ -279,55 +231,54 @@ func (f *keyFleet) renew(name string) {
 }
 
 // playKeys takes the turns and returns what they break first.
-func playKeys(t *testing.T, without keyRule, turns []keyTurn) (broken error) {
+func playKeys(t *testing.T, f *keyFleet, turns []keyTurn) error {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		f := openKeyFleet(t, without)
-		ctx, stop := context.WithCancel(t.Context())
-		var running sync.WaitGroup
-		defer running.Wait()
-		defer stop()
-		for _, s := range f.regions {
-			running.Go(func() {
-				if err := s.service.RunKeys(ctx); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		for i, turn := range turns {
-			turn.do(f)
-			for until := time.Now().Add(turn.lasts); time.Now().Before(until); time.Sleep(250 * time.Millisecond) {
-				if err := f.check(); err != nil {
-					broken = fmt.Errorf("turn %d (%s): %w", i, turn.name, err)
-					return
-				}
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	for _, s := range f.regions {
+		running.Go(func() {
+			if err := s.service.RunKeys(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for i, turn := range turns {
+		turn.do(f)
+		for until := time.Now().Add(turn.lasts); time.Now().Before(until); time.Sleep(250 * time.Millisecond) {
+			if err := f.check(); err != nil {
+				return fmt.Errorf("turn %d (%s): %w", i, turn.name, err)
 			}
 		}
-		if kid, err := f.regions[dublin].service.SigningKey(time.Now()); err != nil || kid == f.regions[dublin].first {
-			broken = fmt.Errorf("V18: the new key does not sign, though all know it: %q, %w", kid, err)
-		}
-	})
-	return broken
+	}
+	if kid, err := f.regions[dublin].service.SigningKey(time.Now()); err != nil || kid == f.regions[dublin].first {
+		return fmt.Errorf("V18: the new key does not sign, though all know it: %q, %w", kid, err)
+	}
+	return nil
 }
 
 // TestKeyBeforeItsFirstSignature: a public key reaches every edge before its first signature; a
 // region's very first key signs at once, and meanwhile an unknown one is no reason to log anybody out
 // (V18). The schedule breaks that with any part of the rule missing.
 func TestKeyBeforeItsFirstSignature(t *testing.T) {
-	if err := playKeys(t, keyRule{}, rotates); err != nil {
-		t.Error(err)
-	}
 	for _, without := range []keyRule{
+		{},
 		{name: "a new key waits for nobody", noEdges: true},
 		{name: "a region's first key waits, too", patient: true},
 		{name: "a token of an unknown key is refused for good", stern: true},
 	} {
-		t.Run(without.name, func(t *testing.T) {
-			err := playKeys(t, without, rotates)
-			if err == nil {
-				t.Fatal("the schedule breaks nothing")
-			}
-			t.Logf("V18, %s: the schedule of a rotation breaks %v", without.name, err)
+		t.Run(cmp.Or(without.name, "with the rule"), func(t *testing.T) {
+			jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
+				switch err := playKeys(t, openKeyFleet(t, without, connect), rotates); {
+				case without.name == "" && err != nil:
+					t.Error(err)
+				case without.name != "" && err == nil:
+					t.Error("the schedule breaks nothing")
+				case err != nil:
+					t.Logf("V18, %s: the schedule of a rotation breaks %v", without.name, err)
+				}
+			})
 		})
 	}
 }

@@ -34,7 +34,7 @@ const bubbleEnv = "BERTH_TEST_BUBBLE"
 const bubbleLimit = 5 * time.Minute
 
 // Bubble runs fn in fake time, with a region of its own to which connect connects without a socket. Everything is held in
-// memory: the file store's ages are in real time. Nothing in fn may use a real socket, so there is one region alone.
+// memory: the file store's ages are in real time. Nothing in fn may use a real socket, so no region has a link to another.
 //
 // The test runs in a process of its own, in which only it is run: the NATS client keeps used timers for all connections
 // of a process, and a timer of fake time that is used outside the bubble, or the reverse, ends the process.
@@ -49,18 +49,24 @@ func Bubble(t *testing.T, fn func(t *testing.T, connect func(change ...func(*jet
 	runtime.GC()
 	runtime.GC()
 	synctest.Test(t, func(t *testing.T) {
-		r := Start(t, embedded.RegionConfig{NoListen: true})
-		fn(t, func(change ...func(*jetstream.Config)) *jetstream.Conn {
-			inProcess := func(cfg *jetstream.Config) {
-				cfg.Options = append(cfg.Options, nats.InProcessServer(r))
-			}
-			c := Dial(t, "", append([]func(*jetstream.Config){inProcess}, change...)...)
-			if err := c.Provision(t.Context(), jetstream.Topology{Memory: true}); err != nil {
-				t.Fatal(err)
-			}
-			return c
-		})
+		fn(t, Apart(t))
 	})
+}
+
+// Apart starts a further region in a Bubble, to which connect connects.
+func Apart(t *testing.T) (connect func(change ...func(*jetstream.Config)) *jetstream.Conn) {
+	t.Helper()
+	r := Start(t, embedded.RegionConfig{NoListen: true})
+	return func(change ...func(*jetstream.Config)) *jetstream.Conn {
+		inProcess := func(cfg *jetstream.Config) {
+			cfg.Options = append(cfg.Options, nats.InProcessServer(r))
+		}
+		c := Dial(t, "", append([]func(*jetstream.Config){inProcess}, change...)...)
+		if err := c.Provision(t.Context(), jetstream.Topology{Memory: true}); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
 }
 
 // runAlone runs the calling test in a process of its own and fails if it fails there.
