@@ -12,7 +12,7 @@ const PolicyBound = "bound"
 
 // Bound returns the figures that a fleet would have whose load could be split like a fluid and
 // moved at no cost: every server of every region as busy as the whole fleet. What it adds in
-// time is the least that the times allow for that, by the dual of the assignment problem.
+// time is the least by which no region is above 100 %, by the dual of the assignment problem.
 func (r Run) Bound() (Result, error) {
 	s, err := r.prepare()
 	if err != nil {
@@ -87,15 +87,14 @@ func (s *simulation) mean() float64 {
 }
 
 // least returns the least sum over all sessions of the time above that to the closest living
-// region, if every living region takes its part of the load. Any prices give a lower bound;
-// those of Market.Solve one that is close.
+// region, with no region above 100 %. Any prices give a lower bound; those of Market.Solve one
+// that is close.
 func (s *simulation) least() float64 {
 	m := s.market()
-	mean := s.mean()
 	for i := range s.fleet.servers {
 		v := &s.fleet.servers[i]
 		if name := s.fleet.regions[v.region]; !v.dead {
-			m.Capacity[name] += mean * v.capacity * v.factor
+			m.Capacity[name] += v.capacity * v.factor
 		}
 	}
 	prices, closest := m.Solve(), s.nearest()
