@@ -4,8 +4,9 @@ import "github.com/berthhq/berth/events"
 
 // The numbers of the policies, as fractions of a server's capacity unless said otherwise.
 const (
-	// lowestBand is what lowest-load wants to gain by a move.
+	// lowestBand and p2cBand are what lowest-load and p2c want to gain by a move.
 	lowestBand = 0.10
+	p2cBand    = 0.05
 	// A server that spread relieves is above both the mean times spreadFactor and the mean
 	// plus spreadBand. It gives away gain times its excess; gains from 4 to 64 behave alike,
 	// 1 is too slow.
@@ -28,10 +29,12 @@ func (q *query) balance() choice {
 		return q.stay(ReasonAlreadyBest)
 	}
 	lowest := Ref{Region: q.own.Region, Server: region.low}
-	switch q.policy {
-	case PolicyLiteral:
+	switch q.rules.inside {
+	case shareLiteral:
 		return q.move(lowest, ReasonRebalance)
-	case PolicyLowestLoad:
+	case shareP2C:
+		return q.p2c(region, u)
+	case shareLowest:
 		if u-region.Utilisation[region.low] < lowestBand-rounding {
 			return q.stay(ReasonWithinBand)
 		}
@@ -58,10 +61,19 @@ func (q *query) spread(region *Region, u float64) choice {
 	return q.move(Ref{Region: q.own.Region, Server: target}, ReasonRebalance)
 }
 
+// p2c moves the session to a server drawn at random, if that is better by the band.
+func (q *query) p2c(region *Region, u float64) choice {
+	other := region.random(q.own.Server, q.x)
+	if other < 0 || u-region.Utilisation[other] < p2cBand-rounding {
+		return q.stay(ReasonWithinBand)
+	}
+	return q.move(Ref{Region: q.own.Region, Server: other}, ReasonRebalance)
+}
+
 // in returns the server of a region that takes the session; the region has a usable server
 // that is not the session's own.
 func (q *query) in(region int) Ref {
-	if q.policy == PolicyLiteral && q.named && q.closest.Region == region && q.leads(region) {
+	if q.rules.inside == shareLiteral && q.named && q.closest.Region == region && q.leads(region) {
 		return q.closest
 	}
 	r, skip := &q.v.Regions[region], -1
@@ -69,9 +81,12 @@ func (q *query) in(region int) Ref {
 		skip = q.own.Server
 	}
 	server := 0
-	if q.policy == PolicySpread {
+	switch q.rules.inside {
+	case shareSpread:
 		server = r.drawn(skip, q.x)
-	} else {
+	case shareP2C:
+		server = r.better(skip, q.x)
+	default:
 		server = r.lowest(skip)
 	}
 	return Ref{Region: region, Server: server}

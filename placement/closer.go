@@ -6,10 +6,10 @@ import "github.com/berthhq/berth/events"
 func (q *query) destination() (Ref, bool) {
 	k := ranking{query: q}
 	k.measure()
-	if q.policy == PolicyLiteral && q.named && k.open(q.closest.Region) && q.leads(q.closest.Region) {
+	if q.rules.inside == shareLiteral && q.named && k.open(q.closest.Region) && q.leads(q.closest.Region) {
 		return q.closest, true
 	}
-	if q.known && q.allowed(q.own.Region) && q.hasOther(q.own.Region) && q.v.Regions[q.own.Region].Role != events.RoleStandby {
+	if q.known && q.allowed(q.own.Region) && q.hasOther(q.own.Region) && !q.full(q.own.Region) && q.v.Regions[q.own.Region].Role != events.RoleStandby {
 		return q.in(q.own.Region), true
 	}
 	if c, ok := k.nearest(); ok {
@@ -37,7 +37,7 @@ func (q *query) closer() (region int, ok bool) {
 	}
 	k := ranking{query: q}
 	k.measure()
-	if q.policy == PolicyLiteral {
+	if q.rules.inside == shareLiteral {
 		return q.closest.Region, q.named && q.leads(q.closest.Region) && k.open(q.closest.Region)
 	}
 	own := k.weigh(q.own.Region)
@@ -59,6 +59,6 @@ func (q *query) closer() (region int, ok bool) {
 
 // better reports whether a region is closer than the session's own by the margin.
 func better(c, own Candidate) bool {
-	gain := own.MS - c.MS
-	return gain >= betterMS && gain*betterShare >= own.MS
+	gain := own.cost() - c.cost()
+	return gain >= betterMS && gain*betterShare >= own.cost()
 }

@@ -52,10 +52,10 @@ type pair struct {
 
 func measuredPairs(t *testing.T) []pair {
 	places := map[string]events.Location{}
-	for _, row := range readCSV(t, "testdata/regions.csv")[1:] {
+	for _, row := range readCSV(t, "sim/data/regions.csv")[1:] {
 		places[row[0]] = events.Location{Lat: number(t, row[2]), Lon: number(t, row[3])}
 	}
-	rows := readCSV(t, "testdata/aws-region-rtt.csv")
+	rows := readCSV(t, "sim/data/aws-region-rtt.csv")
 	var list []pair
 	for _, row := range rows[1:] {
 		for i, to := range rows[0][1:] {

@@ -16,12 +16,27 @@ const (
 // output number generation+1 of SplitMix64 seeded with the FNV-1a hash (64 bits) of the
 // session's bytes, its upper 53 bits divided by 2^53.
 func Draw(session string, generation uint64) float64 {
-	h := uint64(fnvOffset)
-	for i := range len(session) {
-		h = (h ^ uint64(session[i])) * fnvPrime
-	}
-	return mix(h + (generation+1)*splitGamma)
+	return draw(hash(session), generation)
 }
+
+func draw(seed, generation uint64) float64 { return mix(seed + (generation+1)*splitGamma) }
+
+// hash is FNV-1a (64 bits).
+func hash(text string) uint64 {
+	h := uint64(fnvOffset)
+	for i := range len(text) {
+		h = (h ^ uint64(text[i])) * fnvPrime
+	}
+	return h
+}
+
+// jitterMS is the most that a client's own opinion of a region counts, in milliseconds.
+const jitterMS = 6
+
+// jitter returns what a session adds to the time to a region where prices are at work, so that
+// not everybody of a place finds the same region cheaper at once. seed and region are the hashes
+// of the session and of the region's name. It never changes.
+func jitter(seed, region uint64) float64 { return jitterMS * mix((seed^region)+splitGamma) }
 
 // mix is the output function of SplitMix64, as a number in [0, 1).
 func mix(h uint64) float64 {
@@ -38,10 +53,7 @@ func mix(h uint64) float64 {
 // changes either: output number 1 of SplitMix64 seeded with the FNV-1a hash of the session's
 // bytes, a zero byte, and the region's.
 func Lot(session, region string) float64 {
-	h := uint64(fnvOffset)
-	for i := range len(session) {
-		h = (h ^ uint64(session[i])) * fnvPrime
-	}
+	h := hash(session)
 	h *= fnvPrime // the zero byte
 	for i := range len(region) {
 		h = (h ^ uint64(region[i])) * fnvPrime
@@ -60,6 +72,13 @@ func turn(x, p float64) (happens bool, rest float64) {
 		return true, math.Min(x/p, belowOne)
 	}
 	return false, math.Min((x-p)/(1-p), belowOne)
+}
+
+// again returns another uniform number, made of the lower bits of one that was used to pick
+// one of a few.
+func again(x float64) float64 {
+	_, rest := math.Modf(x * (1 << 20))
+	return rest
 }
 
 // pick returns the index of the interval of the running sums cum in which the share x of

@@ -8,6 +8,9 @@ func Turn(x, p float64) (bool, float64) { return turn(x, p) }
 // PickWithout is pickWithout, for tests of the draw.
 func PickWithout(cum []float64, skip int, x float64) int { return pickWithout(cum, skip, x) }
 
+// Jitter is jitter, by names.
+func Jitter(session, region string) float64 { return jitter(hash(session), hash(region)) }
+
 // Share returns the probability that a new session drawn for the region gets the server at
 // an index.
 func (r *Region) Share(i int) float64 {

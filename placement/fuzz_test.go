@@ -93,7 +93,10 @@ func (s *source) request() placement.Request {
 
 func (s *source) policy() placement.Policy {
 	p := placement.Policy{
-		Name:          []string{"", placement.PolicySpread, placement.PolicyLiteral, placement.PolicyLowestLoad, "?"}[s.below(5)],
+		Name: []string{
+			"", placement.PolicySpread, placement.PolicyLiteral, placement.PolicyLowestLoad, "?",
+			placement.PolicyP2C, placement.PolicySpreadLevels, placement.PolicySpreadPrices,
+		}[s.below(8)],
 		CriticalBound: time.Duration(s.below(3)-1) * time.Minute, Cooldown: time.Duration(s.below(3)-1) * time.Minute,
 		DrainDeadline: time.Duration(s.below(3)-1) * time.Minute, RefreshInterval: time.Duration(s.below(3)-1) * time.Minute,
 	}
@@ -124,7 +127,10 @@ func FuzzDecide(f *testing.F) {
 		s := source(data)
 		servers, r, p := s.servers(), s.request(), s.policy()
 		set := s.setting()
-		v := placement.NewView(servers, set)
+		prices := placement.Prices{fuzzRegions[s.below(len(fuzzRegions))]: 100 * s.float(), "b": s.float()}
+		r.Home = fuzzRegions[s.below(len(fuzzRegions))]
+		plain := placement.NewView(servers, set)
+		v := plain.WithPrices(prices)
 		d := placement.Decide(r, &v, p, noon)
 
 		// What the view kept of the servers: each id once.
@@ -141,7 +147,8 @@ func FuzzDecide(f *testing.F) {
 		shuffle(random, servers)
 		shuffle(random, r.RTT)
 		shuffle(random, r.Allowed)
-		again := placement.NewView(servers, set)
+		plain = placement.NewView(servers, set)
+		again := plain.WithPrices(prices)
 		if other := placement.Decide(r, &again, p, noon); other != d {
 			t.Fatalf("decided %+v, in another order %+v", d, other)
 		}

@@ -43,6 +43,9 @@ type Request struct {
 	MovedAt time.Time
 	// StartedAt is when the session began. No rule reads it yet.
 	StartedAt time.Time
+	// Home is the region that the session was in before load or a failure sent it elsewhere,
+	// where that is known; empty: none.
+	Home string
 	// Dead says that the server was found dead just now, whatever the view says.
 	Dead bool
 	// Unreachable says that this client has twice reported the server out of its reach.
@@ -83,8 +86,13 @@ type Decision struct {
 //  5. Server draining: move at this safe point, server_draining, with the probability that
 //     spreads the sessions over the time left.
 //  6. Region not allowed: move, residency.
-//  7. Another region closer: move, closer_region; too soon after a move: stay, cooldown.
-//  8. Balance inside the region as the policy has it: move, rebalance; or stay,
+//  7. Another region closer: move, closer_region, or home_restored if it is Request.Home; too
+//     soon after a move: stay, cooldown. Where regions have water levels, only to one that is
+//     below its lower level, and with a probability that falls to 0 there.
+//  8. Region above its water level, where the policy has levels: move, region_full, with the
+//     probability that brings it back there.
+//  9. Request.Home usable again: move, home_restored.
+//  10. Balance inside the region as the policy has it: move, rebalance; or stay,
 //     already_best or within_band.
 //
 // A move by rules 2, 3 and 5 goes to another server of the same region if that has one, for
@@ -98,8 +106,9 @@ type Decision struct {
 // No decision names a server outside the allowed regions, but that a critical task may
 // finish where it is.
 func Decide(r Request, v *View, p Policy, now time.Time) Decision {
-	q := query{r: &r, v: v, p: &p, policy: p.name(), x: Draw(r.Session, r.Generation)}
-	d := Decision{Policy: p.name(), Draw: q.x}
+	seed, rules := hash(r.Session), p.rules()
+	q := query{r: &r, v: v, p: &p, rules: rules, seed: seed, x: draw(seed, r.Generation)}
+	d := Decision{Policy: rules.name, Draw: q.x}
 	q.locate()
 	c := q.rule(now)
 	d.Verdict, d.Reason = c.verdict, c.reason
@@ -111,12 +120,13 @@ func Decide(r Request, v *View, p Policy, now time.Time) Decision {
 
 // query is one decision in the making.
 type query struct {
-	r      *Request
-	v      *View
-	p      *Policy
-	policy string
-	// x is what is left of the session's number to draw with.
-	x float64
+	r     *Request
+	v     *View
+	p     *Policy
+	rules rules
+	// seed is the hash of the session, x what is left of its number to draw with.
+	seed uint64
+	x    float64
 	// own is where the session lies; known says that the view has that server, alive that
 	// it is not dead either.
 	own          Ref
@@ -181,10 +191,18 @@ func (q *query) rule(now time.Time) choice {
 		return q.place(ReasonResidency)
 	}
 	if region, ok := q.closer(); ok {
-		if q.policy != PolicyLiteral && q.p.cooling(q.r.MovedAt, now) {
+		if q.rules.inside != shareLiteral && q.p.cooling(q.r.MovedAt, now) {
 			return q.stay(ReasonCooldown)
 		}
-		return q.move(q.in(region), ReasonCloserRegion)
+		if q.welcome(region) {
+			return q.move(q.in(region), q.returning(region))
+		}
+	}
+	if region, ok := q.spill(); ok {
+		return q.move(q.in(region), ReasonRegionFull)
+	}
+	if region, ok := q.home(); ok && !q.p.cooling(q.r.MovedAt, now) && q.welcome(region) {
+		return q.move(q.in(region), ReasonHomeRestored)
 	}
 	return q.balance()
 }

@@ -211,14 +211,22 @@ func TestManyMeasuredRegions(t *testing.T) {
 // TestDecideDoesNotAllocate: the benchmarks measure time, this holds what does not depend on
 // the machine.
 func TestDecideDoesNotAllocate(t *testing.T) {
-	v := placement.NewView(fleet(50))
+	servers := fleet(50)
+	for i := range servers {
+		if servers[i].Region == "eu-west-1" {
+			servers[i].Utilisation += 0.5 // above its level
+		}
+	}
+	plain := placement.NewView(servers)
+	v := plain.WithPrices(placement.Prices{"eu-west-1": 30})
 	for _, r := range []placement.Request{
 		{Session: "s", Location: &events.Location{Lat: 50, Lon: 8}},
+		{Session: "s", Server: "us-east-1-007", Home: "eu-west-2"},
 		{Session: "s", Server: "eu-west-1-007", Allowed: []string{"eu-west-1", "us-east-1"}},
 		{Session: "s", Server: "eu-west-1-007", RTT: rtt("eu-west-1-007", 90.0, "us-east-1-001", 20.0), ClosestServer: "us-east-1-004"},
 		{Session: "s", Server: "eu-west-1-007", Dead: true},
 	} {
-		for _, policy := range []string{placement.PolicyLiteral, placement.PolicyLowestLoad, placement.PolicySpread} {
+		for _, policy := range placement.Policies() {
 			allocations := testing.AllocsPerRun(100, func() {
 				r.Generation++
 				placement.Decide(r, &v, placement.Policy{Name: policy}, noon)

@@ -3,6 +3,8 @@ package placement
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,7 +19,40 @@ const (
 	// PolicySpread lets a server give away what it has above the region's mean, a share at a
 	// time, to servers drawn by what they lack of it.
 	PolicySpread = "spread"
+	// PolicyP2C compares the session's server with one other, drawn at random, and moves
+	// there if it is 5 points better.
+	PolicyP2C = "p2c"
+	// PolicySpreadLevels is spread, and regions have water levels: what is above goes to, or
+	// stays in, other regions.
+	PolicySpreadLevels = "spread+levels"
+	// PolicySpreadPrices is spread+levels, and the order of the regions is that of the time
+	// to each plus its price, so that those leave a full region who lose least by it.
+	PolicySpreadPrices = "spread+prices"
 )
+
+// Policies returns the names of the policies, the plainest first.
+func Policies() []string {
+	return []string{PolicyLiteral, PolicyLowestLoad, PolicyP2C, PolicySpread, PolicySpreadLevels, PolicySpreadPrices}
+}
+
+// sharing is how sessions are shared among the servers of a region.
+type sharing uint8
+
+// The ways of sharing.
+const (
+	shareLiteral sharing = iota
+	shareLowest
+	shareP2C
+	shareSpread
+)
+
+// rules is what a policy's name stands for.
+type rules struct {
+	name   string
+	inside sharing
+	// levels says that regions have water levels, prices that they have prices too.
+	levels, prices bool
+}
 
 // Policy is what an operator decides about placement. The zero Policy is valid.
 type Policy struct {
@@ -50,10 +85,9 @@ const (
 
 // Validate returns the first fault of the policy.
 func (p Policy) Validate() error {
-	switch p.Name {
-	case "", PolicyLiteral, PolicyLowestLoad, PolicySpread:
-	default:
-		return fmt.Errorf("policy %q: want %s, %s or %s", p.Name, PolicyLiteral, PolicyLowestLoad, PolicySpread)
+	if names := Policies(); p.Name != "" && !slices.Contains(names, p.Name) {
+		last := len(names) - 1
+		return fmt.Errorf("policy %q: want %s or %s", p.Name, strings.Join(names[:last], ", "), names[last])
 	}
 	for _, d := range []struct {
 		name  string
@@ -74,15 +108,21 @@ func (p Policy) Validate() error {
 	return nil
 }
 
-// name returns the policy that is in force. A name that Validate refuses is the default's.
-func (p *Policy) name() string {
+// rules returns the policy that is in force. A name that Validate refuses is the default's.
+func (p *Policy) rules() rules {
 	switch p.Name {
 	case PolicyLiteral:
-		return PolicyLiteral
+		return rules{name: PolicyLiteral, inside: shareLiteral}
 	case PolicyLowestLoad:
-		return PolicyLowestLoad
+		return rules{name: PolicyLowestLoad, inside: shareLowest}
+	case PolicyP2C:
+		return rules{name: PolicyP2C, inside: shareP2C}
+	case PolicySpreadLevels:
+		return rules{name: PolicySpreadLevels, inside: shareSpread, levels: true}
+	case PolicySpreadPrices:
+		return rules{name: PolicySpreadPrices, inside: shareSpread, levels: true, prices: true}
 	default:
-		return PolicySpread
+		return rules{name: PolicySpread, inside: shareSpread}
 	}
 }
 

@@ -20,7 +20,7 @@ func TestPolicyValidate(t *testing.T) {
 			Name: placement.PolicyLiteral, CriticalBound: time.Hour, Cooldown: time.Second, DrainDeadline: time.Minute,
 			RefreshInterval: time.Minute, MaxRTTMs: 80,
 		}, ""},
-		{"unknown name", placement.Policy{Name: "Spread"}, `policy "Spread": want literal, lowest-load or spread`},
+		{"unknown name", placement.Policy{Name: "Spread"}, `policy "Spread": want literal, lowest-load, p2c, spread, spread+levels or spread+prices`},
 		{"negative bound", placement.Policy{CriticalBound: -1}, "critical bound -1ns: want 0 (the default) or more"},
 		{"negative cooldown", placement.Policy{Cooldown: -time.Second}, "cooldown -1s: want 0 (the default) or more"},
 		{"negative deadline", placement.Policy{DrainDeadline: -time.Second}, "drain deadline -1s: want 0 (the default) or more"},

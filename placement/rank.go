@@ -58,13 +58,16 @@ func (o Obstacle) String() string {
 type Candidate struct {
 	// MS is the round-trip time in milliseconds, as known by Basis.
 	MS float64
+	// Price is what the policy adds to it: the region's price and the session's jitter.
+	Price float64
 	// Region is its index in the View.
 	Region int
 	Basis  Basis
 	// Standby says that it counts only if no active region can take the session, Withheld
-	// that its weight keeps the session away while another can take it.
-	Standby, Withheld bool
-	Obstacle          Obstacle
+	// that its weight keeps the session away while another can take it, Full that it is above
+	// its water level, where the policy has levels.
+	Standby, Withheld, Full bool
+	Obstacle                Obstacle
 
 	tier tier
 }
@@ -75,7 +78,8 @@ type tier uint8
 
 // The parts of a tier.
 const (
-	tierWithheld tier = 1 << iota // the weight keeps this session away
+	tierFull     tier = 1 << iota // the region is above its water level
+	tierWithheld                  // the weight keeps this session away
 	tierStandby                   // the region stands by
 	tierShut                      // its weight is 0
 )
@@ -102,6 +106,9 @@ func (q *query) tier(i int) tier {
 	case r.Weight > 0 && events.FullWeight*Lot(q.r.Session, r.Name) >= float64(r.Weight):
 		t |= tierWithheld
 	}
+	if q.full(i) {
+		t |= tierFull
+	}
 	return t
 }
 
@@ -109,7 +116,7 @@ func (q *query) tier(i int) tier {
 // obstacle last: an explanation for people. For a move inside its region a session's own
 // region counts before all others, whatever its place here.
 func Rank(r Request, v *View, p Policy) []Candidate {
-	q := query{r: &r, v: v, p: &p, policy: p.name()}
+	q := query{r: &r, v: v, p: &p, rules: p.rules(), seed: hash(r.Session)}
 	q.locate()
 	k := ranking{query: &q}
 	k.measure()
@@ -131,14 +138,17 @@ func (c Candidate) compare(d Candidate) int {
 	switch {
 	case c.tier != d.tier:
 		return int(c.tier) - int(d.tier)
-	case c.MS != d.MS:
-		if c.MS < d.MS {
+	case c.cost() != d.cost():
+		if c.cost() < d.cost() {
 			return -1
 		}
 		return 1
 	}
 	return c.Region - d.Region
 }
+
+// cost is what regions are ordered by, in milliseconds.
+func (c Candidate) cost() float64 { return c.MS + c.Price }
 
 // sure reports whether the time says something about the client itself.
 func (c Candidate) sure() bool { return c.Basis == BasisRTT || c.Basis == BasisLocation }
@@ -222,7 +232,10 @@ func (k *ranking) time(region int) float64 {
 func (k *ranking) weigh(i int) Candidate {
 	region := &k.v.Regions[i]
 	c := Candidate{Region: i, tier: k.tier(i)}
-	c.Standby, c.Withheld = c.tier&tierStandby != 0, c.tier&(tierWithheld|tierShut) != 0
+	c.Standby, c.Withheld, c.Full = c.tier&tierStandby != 0, c.tier&(tierWithheld|tierShut) != 0, c.tier&tierFull != 0
+	if k.rules.prices && k.v.priced {
+		c.Price = region.Price + jitter(k.seed, region.hash)
+	}
 	var measured float64
 	if k.measures > 0 {
 		measured = k.time(i)
@@ -253,6 +266,20 @@ func (k *ranking) weigh(i int) Candidate {
 func (k *ranking) open(i int) bool {
 	c := k.weigh(i)
 	return c.Obstacle == ObstacleNone && c.tier == 0 && k.allowed(i)
+}
+
+// next returns the best of the allowed regions that are open, but the session's own.
+func (k *ranking) next() (best Candidate, ok bool) {
+	for entry := range k.width() {
+		i, known := k.at(entry)
+		if !known || i == k.own.Region {
+			continue
+		}
+		if c := k.weigh(i); c.Obstacle == ObstacleNone && c.tier == 0 && (!ok || c.compare(best) < 0) {
+			best, ok = c, true
+		}
+	}
+	return best, ok
 }
 
 // nearest returns the best candidate among the allowed regions.

@@ -60,8 +60,10 @@ type Region struct {
 	Utilisation []float64
 	// Usable is how many servers take new sessions, Alive how many keep the ones they have.
 	Usable, Alive int
-	// Mean is the usable servers' utilisation, weighted by capacity.
-	Mean float64
+	// Mean is the usable servers' utilisation, weighted by capacity; Room is their capacity.
+	Mean, Room float64
+	// Price is what a session pays for being here, in milliseconds: see Prices.
+	Price float64
 
 	// since is when each drain began, until when it is to be over, places where each server is.
 	since, until []time.Time
@@ -72,6 +74,8 @@ type Region struct {
 	// Running sums over the servers of the weights that spread draws targets by: shed for a
 	// session that an overloaded server gives away, fresh for a new or orphaned one.
 	shed, fresh []float64
+	each        []float64 // likewise the capacity of usable servers
+	hash        uint64    // of the name
 	// fallbacks are the other regions with a usable server, those that take sessions first
 	// before those that do not, nearest first.
 	fallbacks []int
@@ -91,6 +95,9 @@ type View struct {
 
 	servers map[string]Ref
 	regions map[string]int
+	// high and low are the water levels, priced says that some region has a price.
+	high, low float64
+	priced    bool
 }
 
 // Ref is the position of a server in one View: indices of its region and in it.
@@ -127,6 +134,7 @@ func NewView(servers []Server, settings ...Setting) View {
 		}
 	}
 	v.rank()
+	v.level()
 	return v
 }
 
@@ -157,6 +165,7 @@ func (v *View) add(servers []Server) {
 	r := Region{
 		Name: servers[0].Region, ID: make([]string, 0, len(servers)), State: make([]events.State, 0, len(servers)),
 		Role: events.RoleActive, Weight: events.FullWeight, places: make([]events.Location, 0, len(servers)),
+		hash: hash(servers[0].Region),
 	}
 	times := make([]time.Time, 2*len(servers))
 	r.since, r.until = times[:0:len(servers)], times[len(servers):][:0]
@@ -211,7 +220,9 @@ const newcomers = 0.05
 
 // count fills in which servers are usable and alive, into a new room.
 func (r *Region) count() {
-	r.Usable, r.Alive, r.room = 0, 0, make([]float64, len(r.State))
+	var room float64
+	numbers := make([]float64, 2*len(r.State))
+	r.Usable, r.Alive, r.room, r.each = 0, 0, numbers[:len(r.State)], numbers[len(r.State):]
 	for i, state := range r.State {
 		if state.Alive() {
 			r.Alive++
@@ -219,14 +230,16 @@ func (r *Region) count() {
 		if r.usable(i) {
 			r.Usable++
 			r.room[i] = r.Capacity[i]
+			room += r.Capacity[i]
 		}
+		r.each[i] = room
 	}
 }
 
 // sum fills in what follows from the servers that count counted: mean, lowest and, into new
 // slices, running sums.
 func (r *Region) sum() {
-	r.low, r.Mean = -1, 0
+	r.low, r.Mean, r.Room = -1, 0, 0
 	var load, capacity float64
 	least := math.Inf(1)
 	for i, room := range r.room {
@@ -238,7 +251,7 @@ func (r *Region) sum() {
 		}
 	}
 	if capacity > 0 {
-		r.Mean = load / capacity
+		r.Mean, r.Room = load/capacity, capacity
 	}
 	n := len(r.room)
 	sums := make([]float64, 2*n)
@@ -275,6 +288,20 @@ func (r *Region) drawn(skip int, x float64) int {
 		return i
 	}
 	return r.lowest(skip)
+}
+
+// random returns a usable server drawn by capacity, as if the one at index skip were not usable;
+// -1 if there is none.
+func (r *Region) random(skip int, x float64) int { return pickWithout(r.each, skip, x) }
+
+// better returns the one with less load of two servers drawn by capacity, as if the one at
+// index skip were not usable; -1 if none is usable.
+func (r *Region) better(skip int, x float64) int {
+	a, b := r.random(skip, x), r.random(skip, again(x))
+	if b >= 0 && r.Utilisation[b] < r.Utilisation[a] {
+		return b
+	}
+	return a
 }
 
 // Find returns the position of a server in any state.

@@ -44,11 +44,11 @@ func TestNewViewSumsUpTheUsable(t *testing.T) {
 			},
 			Capacity:    []float64{100, 300, 100, 100, 100, 0, 100},
 			Utilisation: []float64{0.6, 0.2, 0.9, 0.1, 0.9, 0.9, 0},
-			Usable:      2, Alive: 5, Mean: 0.3,
+			Usable:      2, Alive: 5, Mean: 0.3, Room: 400,
 		},
 		{
 			Name: "r2", Role: events.RoleActive, Weight: events.FullWeight, ID: []string{"r2-a"}, State: []events.State{events.StateUp},
-			Capacity: []float64{10}, Utilisation: []float64{0.7}, Usable: 1, Alive: 1, Mean: 0.7,
+			Capacity: []float64{10}, Utilisation: []float64{0.7}, Usable: 1, Alive: 1, Mean: 0.7, Room: 10,
 		},
 	}
 	if diff := cmp.Diff(want, v.Regions, cmpopts.IgnoreUnexported(placement.Region{}), cmpopts.EquateApprox(0, 1e-12)); diff != "" {

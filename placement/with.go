@@ -31,6 +31,7 @@ func (v *View) With(servers ...Server) (View, bool) {
 	if reranked {
 		next.rank()
 	}
+	next.level()
 	return next, true
 }
 

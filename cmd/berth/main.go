@@ -30,6 +30,7 @@ type cli struct {
 	Keys     keysCmd     `cmd:"" help:"Make, list, rotate and end signing keys."`
 	User     userCmd     `cmd:"" help:"Make entries of a users file."`
 	Demo     demoCmd     `cmd:"" help:"Run a demo regional server, as berth dev does."`
+	Simulate simulateCmd `cmd:"" help:"Ask what placement policies would do to a fleet."`
 	Bench    benchCmd    `cmd:"" help:"Measure, each figure beside its floor."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 

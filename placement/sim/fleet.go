@@ -1,0 +1,310 @@
+package sim
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/placement"
+)
+
+// fleet is the servers of all regions, sorted by region and number.
+type fleet struct {
+	regions []string
+	first   []int // the first server of each region, and the end
+	servers []server
+	delay   int // added to the way of reports, in steps
+}
+
+// server is a server as it is.
+type server struct {
+	id       string
+	region   int
+	capacity float64
+	factor   float64 // how much of the capacity it bears
+	noise    float64 // what its load is above or below that of its sessions, as a share
+	sessions float64 // the load of its sessions
+	dead     bool
+	smooth   float64   // the load that it reports
+	drain    time.Time // when a drain is to be over; zero: none
+	since    time.Time
+	phase    int // of its region's reports
+	announce int // the step from which its state is known, beside the reports; -1: it is
+}
+
+// load returns a server's utilisation.
+func (v *server) load() float64 { return v.sessions * max(0, 1+v.noise) / (v.capacity * v.factor) }
+
+// report is what a token service is told of a server.
+type report struct {
+	at     int // the step at which it arrives
+	server int
+	load   float64
+	state  events.State
+	drain  time.Time
+	since  time.Time
+	heard  float64 // not a report, but so many sessions that somebody sent there
+}
+
+// desk is a token service: a view and what is on its way to it.
+type desk struct {
+	delay  int
+	known  []placement.Server
+	told   []float64 // the load that each server reported
+	extra  []float64 // the sessions that went there and that its reports do not have yet
+	view   placement.View
+	queue  []report
+	fresh  []placement.Server // what the view does not have yet
+	prices placement.Prices
+	priced bool // the view has the prices
+}
+
+// settle turns places into those of the fleet and returns each region's share of the clients.
+func (s *simulation) settle(p *Places) ([]float64, error) {
+	f := &s.fleet
+	for _, r := range s.Regions {
+		f.regions = append(f.regions, r.Name)
+	}
+	slices.Sort(f.regions)
+	closest := make([]int, 0, len(p.Names))
+	natural := make([]float64, len(f.regions))
+	weights := make([]float64, 0, len(p.Names))
+	for i := range p.Names {
+		at := place{ms: make([]float64, len(f.regions))}
+		best := 0
+		for j, name := range f.regions {
+			ms, ok := p.RTT[i][name]
+			if !ok {
+				ms = math.Inf(1)
+			}
+			at.ms[j] = ms
+			if ms < at.ms[best] {
+				best = j
+			}
+		}
+		if math.IsInf(at.ms[best], 1) {
+			return nil, fmt.Errorf("place %s: no time to any of the regions", p.Names[i])
+		}
+		at.arrived = f.regions[best]
+		s.places, closest, weights = append(s.places, at), append(closest, best), append(weights, p.Weight[i])
+		natural[best] += p.Weight[i]
+	}
+	shares := s.shares(natural)
+	total := 0.0
+	for i, w := range weights {
+		if natural[closest[i]] > 0 {
+			total += w / natural[closest[i]] * shares[closest[i]]
+		}
+		s.weight = append(s.weight, total)
+	}
+	if total <= 0 {
+		return nil, fmt.Errorf("places: no clients near any of the regions")
+	}
+	s.demand = make([]float64, len(s.places))
+	return shares, nil
+}
+
+// shares returns the share of the clients of each region: as told, or else by nature.
+func (s *simulation) shares(natural []float64) []float64 {
+	shares, sum := make([]float64, len(natural)), 0.0
+	for i, name := range s.fleet.regions {
+		at := slices.IndexFunc(s.Regions, func(r Region) bool { return r.Name == name })
+		shares[i] = s.Regions[at].Share
+		sum += shares[i]
+	}
+	if sum == 0 {
+		copy(shares, natural)
+		for _, n := range natural {
+			sum += n
+		}
+	}
+	for i := range shares {
+		shares[i] /= sum
+	}
+	return shares
+}
+
+// measured is how many regions a client measures at most.
+const measured = 8
+
+// build makes the servers, their capacities by the shares, and the token services.
+func (s *simulation) build(shares []float64) {
+	f := &s.fleet
+	for i, name := range f.regions {
+		at := slices.IndexFunc(s.Regions, func(r Region) bool { return r.Name == name })
+		sizes, sum := make([]float64, s.Regions[at].Servers), 0.0
+		for j := range sizes {
+			sizes[j] = 1
+			if len(s.Sizes) > 0 {
+				sizes[j] = s.Sizes[j%len(s.Sizes)]
+			}
+			sum += sizes[j]
+		}
+		f.first = append(f.first, len(f.servers))
+		phase := s.random.IntN(steps(s.Report)) // a region's loads are told together
+		room := max(1, shares[i]*float64(s.Clients)/s.Utilisation)
+		for j, size := range sizes {
+			f.servers = append(f.servers, server{
+				id: serverID(name, j), region: i, capacity: max(1, room*size/sum), factor: 1,
+				phase: phase, announce: -1,
+			})
+		}
+	}
+	f.first = append(f.first, len(f.servers))
+	for i := range s.places {
+		s.places[i].measure(f)
+	}
+	s.desks = make([]desk, s.TokenServices)
+	for i := range s.desks {
+		d := &s.desks[i]
+		if s.ReportDelay > 0 {
+			d.delay = s.random.IntN(int(s.ReportDelay/step) + 1)
+		}
+		for j := range f.servers {
+			v := &f.servers[j]
+			d.known = append(d.known, placement.Server{ID: v.id, Region: f.regions[v.region], State: events.StateUp, Capacity: v.capacity})
+		}
+		d.view = placement.NewView(d.known)
+		d.told, d.extra = make([]float64, len(f.servers)), make([]float64, len(f.servers))
+	}
+}
+
+// measure fills in what the clients of a place have measured: the closest regions.
+func (p *place) measure(f *fleet) {
+	order := make([]int, len(f.regions))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.ms[a], p.ms[b]) })
+	for _, i := range order[:min(measured, len(order))] {
+		if !math.IsInf(p.ms[i], 1) {
+			p.rtt = append(p.rtt, placement.RTT{ServerID: f.servers[f.first[i]].id, MS: p.ms[i]})
+		}
+	}
+}
+
+// noiseTime is the time in which noise is forgotten.
+const noiseTime = time.Minute
+
+// stir changes the noise of all servers, and what they make of their load, each second.
+func (s *simulation) stir() {
+	if s.now%perSecond != 0 {
+		return
+	}
+	keep := math.Exp(-time.Second.Seconds() / noiseTime.Seconds())
+	fresh := s.Noise * math.Sqrt(1-keep*keep)
+	old := 0.0
+	if s.Smoothing > 0 {
+		old = math.Exp(-time.Second.Seconds() / s.Smoothing.Seconds())
+	}
+	for i := range s.fleet.servers {
+		v := &s.fleet.servers[i]
+		if s.Noise > 0 {
+			v.noise = keep*v.noise + fresh*s.random.NormFloat64()
+		}
+		v.smooth = old*v.smooth + (1-old)*v.load()
+	}
+}
+
+// report sends the reports that are due at this step.
+func (s *simulation) report() {
+	every := steps(s.Report)
+	for i := range s.fleet.servers {
+		v := &s.fleet.servers[i]
+		told := v.announce == s.now
+		if !told && (v.dead || s.now%every != v.phase) {
+			continue
+		}
+		r := report{server: i, load: v.smooth, state: events.StateUp, drain: v.drain, since: v.since}
+		switch {
+		case v.dead:
+			r.state = events.StateDown
+		case !v.drain.IsZero():
+			r.state = events.StateDraining
+		}
+		for j := range s.desks {
+			d := &s.desks[j]
+			r.at = s.now + d.delay
+			if !told {
+				r.at += s.fleet.delay
+			}
+			d.queue = append(d.queue, r)
+		}
+	}
+}
+
+// hear tells the token services that a session went to a server, or with -1 left it. They hear
+// it as fast as reports. Only the policies that spread make use of it: the others go by what
+// servers report.
+func (s *simulation) hear(server int32, sessions float64) {
+	if !s.hears || server == nobody {
+		return
+	}
+	for i := range s.desks {
+		d := &s.desks[i]
+		d.queue = append(d.queue, report{at: s.now + d.delay + s.fleet.delay, server: int(server), heard: sessions})
+	}
+}
+
+// look returns a token service's view of now.
+func (s *simulation) look(d *desk) *placement.View {
+	kept := d.queue[:0]
+	for _, r := range d.queue {
+		if r.at > s.now {
+			kept = append(kept, r)
+			continue
+		}
+		k := &d.known[r.server]
+		if k.State == events.StateDown && r.heard == 0 && r.state != events.StateDown && s.fleet.servers[r.server].dead {
+			continue // sent before it died
+		}
+		if r.heard != 0 {
+			d.extra[r.server] += r.heard
+		} else {
+			d.told[r.server] = r.load
+			d.extra[r.server] *= s.forget
+			k.State, k.DrainUntil, k.DrainingSince = r.state, r.drain, r.since
+		}
+		k.Utilisation = max(0, d.told[r.server]+d.extra[r.server]/k.Capacity)
+		d.fresh = append(d.fresh, *k)
+	}
+	d.queue = kept
+	if len(d.fresh) > 0 {
+		d.view, _ = d.view.With(d.fresh...) // all of them are known
+		d.fresh = d.fresh[:0]
+	}
+	if !d.priced {
+		d.view, d.priced = d.view.WithPrices(d.prices), true
+	}
+	return &d.view
+}
+
+// Prices are found each solveEvery, as if each registry did it from the same view updates.
+const solveEvery = 10 * time.Second
+
+// solve finds prices anew and tells them to the token services.
+func (s *simulation) solve() {
+	if !s.prices || s.now%steps(solveEvery) != 0 {
+		return
+	}
+	v := s.look(&s.desks[0])
+	room := 0.0
+	for i := range v.Regions {
+		room += v.Regions[i].Room
+	}
+	m := s.market()
+	m.Last = s.last
+	level := max(0.85, 1.04*s.total()/max(1, room))
+	for i := range v.Regions {
+		if v.Regions[i].Usable > 0 {
+			m.Capacity[v.Regions[i].Name] = level * v.Regions[i].Room
+		}
+	}
+	s.last = m.Solve()
+	for i := range s.desks {
+		s.desks[i].prices, s.desks[i].priced = s.last, false
+	}
+}

@@ -1,0 +1,108 @@
+package sim_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/berthhq/berth/placement/sim"
+)
+
+// TestShippedScenariosAreSound: each can be read, is called as its file, and its regions are
+// within reach of the cities.
+func TestShippedScenariosAreSound(t *testing.T) {
+	p, err := sim.Cities()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := sim.Names()
+	if len(names) != 7 {
+		t.Errorf("scenarios %v", names)
+	}
+	for _, name := range names {
+		s, err := sim.Shipped(name)
+		if err != nil || s.Name != name || s.About == "" {
+			t.Errorf("%s: %+v, %v", name, s, err)
+			continue
+		}
+		if _, err := (sim.Run{Scenario: s, Places: p}).Bound(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestFaultsOfAScenarioAreNamed: with the line, where it is one of the file.
+func TestFaultsOfAScenarioAreNamed(t *testing.T) {
+	const sound = "name: x\nregions:\n  - {name: us-east-1, servers: 2}\n"
+	if _, err := sim.Parse([]byte(sound)); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ text, want string }{
+		{sound + "clinets: 5\n", "line 4"},
+		{sound + "clients: many\n", "line 4"},
+		{sound + "clients: 0\n", "clients 0: want 1 to 1000000"},
+		{sound + "refresh: 1ms\n", "refresh 1ms"},
+		{sound + "sizes: [1, -1]\n", "sizes"},
+		{"name: x\n", "regions: want at least one"},
+		{sound + "events:\n  - {at: 5m, for: 1m}\n", "event 1: want one of burst, lose, slow, drain, delay"},
+		{sound + "events:\n  - {at: 5m, for: 1m, lose: eu-west-1}\n", "event 1: lose eu-west-1: no such region"},
+		{sound + "events:\n  - {at: 5m, for: 1m, slow: us-east-1-002, factor: 0.5}\n", "event 1: slow us-east-1-002: no such server"},
+		{sound + "expect: {spread: {speed: 3}}\n", "expect spread: no figure is called speed"},
+	} {
+		_, err := sim.Parse([]byte(test.text))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error %v, want %q, of:\n%s", err, test.want, test.text)
+		}
+	}
+}
+
+// FuzzParse: no file makes it panic, and what is read can be laid out.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("name: x\nregions:\n  - {name: us-east-1, servers: 2}\n"))
+	f.Add([]byte("events: [{at: 1m, for: 1m, burst: .5}]"))
+	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = sim.Parse(data) })
+}
+
+// TestReadRTT reads matrices, and names the line of what is none.
+func TestReadRTT(t *testing.T) {
+	p, err := sim.ReadRTT(strings.NewReader("from,weight,a,b\nhere,3,1.5,\nthere,,7,9\n"))
+	if err != nil || p.RTT[0]["a"] != 1.5 || len(p.RTT[0]) != 1 || p.Weight[0] != 3 || p.Weight[1] != 1 {
+		t.Errorf("places %+v, %v", p, err)
+	}
+	for text, want := range map[string]string{
+		"":                    "EOF",
+		"from,a\n":            "want a line for each place",
+		"from,a\nhere,fast\n": "line 2: here to a",
+		"from,a\nhere,-1\n":   "line 2: here to a",
+		"from,a\nhere,1,2\n":  "line 2",
+	} {
+		if _, err := sim.ReadRTT(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q, of %q", err, want, text)
+		}
+	}
+}
+
+// TestCitiesAreNearTheirRegions: the way that times are put together keeps who is close to whom.
+func TestCitiesAreNearTheirRegions(t *testing.T) {
+	p, err := sim.Cities()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closest := map[string]string{}
+	for i, name := range p.Names {
+		best := ""
+		for region, ms := range p.RTT[i] {
+			if best == "" || ms < p.RTT[i][best] {
+				best = region
+			}
+		}
+		closest[name] = best
+	}
+	for city, region := range map[string]string{
+		"New York": "us-east-1", "Tokyo": "ap-northeast-1", "London": "eu-west-2", "Frankfurt": "eu-central-1",
+		"Mumbai": "ap-south-1", "Sydney": "ap-southeast-2", "Sao Paulo": "sa-east-1", "Singapore": "ap-southeast-1",
+	} {
+		if closest[city] != region {
+			t.Errorf("%s is closest to %s, want %s", city, closest[city], region)
+		}
+	}
+}
