@@ -182,7 +182,7 @@ func (r *Registrar) pass(ctx context.Context, q SetRequest) (Reply, error) {
 		return Reply{}, refusal
 	}
 	if err != nil {
-		return Reply{}, refuse(http.StatusServiceUnavailable, "organizations are changed in region %s, which does not answer %s: %v", r.cfg.Primary, r.cfg.Region, err)
+		return Reply{}, refuse(http.StatusServiceUnavailable, "organizations are changed in region %s, which does not answer %s: %v; if it was changed is not known, try again", r.cfg.Primary, r.cfg.Region, err)
 	}
 	var reply Reply
 	if err := json.Unmarshal(answer, &reply); err != nil {

@@ -90,7 +90,7 @@ func newFleetLedger() *fleetLedger {
 }
 
 // lose notes acknowledged writes that a region's store has lost. They void checks 2, 4 and 9 and
-// guarantee 1; of the others only what rests on the very writes that are gone.
+// promise 1; of the others only what rests on the very writes that are gone.
 func (l *fleetLedger) lose(region string, recs []sessions.Record) {
 	for _, rec := range recs {
 		l.lost = append(l.lost, fleetWrite{region: region, rec: rec})
@@ -307,7 +307,7 @@ func (l *fleetLedger) checkUnrotated(a *fleetAnswer) error {
 	case (a.held == nil || a.held.Epoch.Compare(rec.Epoch) < 0) && !l.lostEpoch(rec.Epoch):
 		return broken("5", "%s was told of %s, its region holds %+v", t, now, a.held)
 	case a.late && !l.lostRevoke():
-		return broken("guarantee 9", "%s got access where the session was known to be revoked", t)
+		return broken("promise 8", "%s got access where the session was known to be revoked", t)
 	}
 	return nil
 }
@@ -326,7 +326,7 @@ func (l *fleetLedger) checkGrant(a *fleetAnswer) error {
 	case (a.held == nil || a.held.Epoch.Compare(rec.Epoch) < 0) && !l.lostEpoch(rec.Epoch):
 		return broken("5", "%s was told, its region holds %+v", now, a.held)
 	case a.late && !l.lostRevoke():
-		return broken("guarantee 9", "%s got %s where the session was known to be revoked", a.request.token, now)
+		return broken("promise 8", "%s got %s where the session was known to be revoked", a.request.token, now)
 	case l.tail():
 		return nil
 	}
@@ -367,5 +367,5 @@ func (l *fleetLedger) checkReuse(a *fleetAnswer) error {
 	if last, ok := l.handled[t]; ok && judged-last < straddle { // as in ledger.honest
 		return nil
 	}
-	return broken("guarantee 8", "an honest client's %s revoked the session", t)
+	return broken("promise 6", "an honest client's %s revoked the session", t)
 }

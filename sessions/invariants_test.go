@@ -244,14 +244,14 @@ func (l *ledger) checkGrant(a *answer) error {
 		return broken("12", "a critical task was acknowledged with %s and not recorded", now)
 	}
 	if a.outcome.Judgement.Verdict == sessions.Replay && a.dead {
-		return broken("guarantee 3", "%s was told again of %s, which is dead", a.token, rec.Server)
+		return broken("promise 3", "%s was told again of %s, which is dead", a.token, rec.Server)
 	}
 	m, ok := l.minted[now]
 	switch {
 	case (a.current == nil || a.current.Epoch.Compare(rec.Epoch) < 0) && !l.lostEpoch(rec.Epoch):
 		return broken("5", "%s was told, the record is %+v", now, a.current)
 	case a.late && !l.lostRevoke():
-		return broken("guarantee 9", "%s got %s after an acknowledged logout", a.token, now)
+		return broken("promise 8", "%s got %s after an acknowledged logout", a.token, now)
 	case (!ok || m.hash != rec.Hash) && !l.tail():
 		return broken("2", "%s was told and never written", now)
 	}
@@ -295,7 +295,7 @@ func (l *ledger) checkUnrotated(a *answer) error {
 }
 
 // checkWait looks at a 409: only the slow get it, not those whose token was last redeemed
-// before a pause of a window or more (guarantee 3).
+// before a pause of a window or more (promise 3).
 func (l *ledger) checkWait(a *answer) error {
 	at, ok := l.again[a.token]
 	if !ok {
@@ -308,7 +308,7 @@ func (l *ledger) checkWait(a *answer) error {
 			return nil
 		}
 		if m.gap >= tolerated {
-			return broken("guarantee 3", "%s was asked to wait, the line has rested %s since it was redeemed", a.token, m.gap)
+			return broken("promise 3", "%s was asked to wait, the line has rested %s since it was redeemed", a.token, m.gap)
 		}
 	}
 	return nil
@@ -333,7 +333,7 @@ func (l *ledger) checkReuse(a *answer) error {
 	return nil
 }
 
-// honest refuses to revoke an honest client (guarantee 8).
+// honest refuses to revoke an honest client (promise 6).
 //
 // One edge is left out, for the protocol does not cover it: a token answered just inside the
 // window and redeemed again, or followed by its successor's redemption, just outside. The
@@ -349,5 +349,5 @@ func (l *ledger) honest(a *answer) error {
 	if ok && at-last < straddle {
 		return nil
 	}
-	return broken("guarantee 8", "an honest client's %s revoked the session", a.token)
+	return broken("promise 6", "an honest client's %s revoked the session", a.token)
 }

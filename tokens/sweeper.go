@@ -41,7 +41,7 @@ func newSweeper(s *Service) *sweeper {
 	w := &sweeper{s: s, wake: make(chan struct{}, 1), agenda: newAgenda(maxUnsettled)}
 	if reg := s.cfg.Metrics; reg != nil {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "berth_sessions_unsettled", Help: "Sessions through whose handover or takeover the sweeper sees.",
+			Name: "berth_sessions_unsettled", Help: "Sessions whose handover or takeover is not settled yet: looked at until both regions know. If it does not fall, see whether the regions reach each other.",
 		}, func() float64 { return float64(w.unsettled()) }))
 	}
 	return w

@@ -134,7 +134,7 @@ func (r *run) changes(ctx context.Context, load *child, p *peers) error {
 		Ours: millis(quantile(ours.decided, 0.5)), Floor: millis(quantile(floor, 0.5)),
 		Goal: fmt.Sprintf("p50 at most %.1f ms, p99 at most %.0f ms", millis(goalChange), millis(goalChange99)),
 		Met:  quantile(ours.decided, 0.5) <= goalChange && quantile(ours.decided, 0.99) <= goalChange99,
-		Detail: fmt.Sprintf("p50 of %d, p99 %.2f ms (in the %d ms before, when all is cold, %.2f ms), from the heartbeat on %.2f and %.2f ms, beside %d heartbeats/s of which %d change the view; floor: KV put to watch, p99 %.2f ms",
+		Detail: fmt.Sprintf("p50 of %d, p99 %.2f ms (p99 of the %d ms before, while the follower is cold: %.2f ms); from the heartbeat on p50 %.2f, p99 %.2f ms; beside %d heartbeats/s of which %d change the view; floor: KV put to watch, p99 %.2f ms",
 			len(ours.decided), millis(quantile(ours.decided, 0.99)), warmUp.Milliseconds(), millis(quantile(ours.cold, 0.99)), millis(quantile(ours.sent, 0.5)), millis(quantile(ours.sent, 0.99)), r.Servers, r.changing(), millis(quantile(floor, 0.99))),
 	})
 	return nil

@@ -38,7 +38,12 @@ type clock struct {
 // ready returns nil while the clock can be trusted.
 func (c *clock) ready() error {
 	if off := time.Duration(c.off.Load()); off != 0 {
-		return fmt.Errorf("this machine's clock is %s ahead of NATS's, at most %s is safe; check its NTP", off.Round(time.Millisecond), maxSkew)
+		where := "ahead of"
+		if off < 0 {
+			where = "behind"
+		}
+		return fmt.Errorf("this machine's clock is %s %s NATS's, at most %s is safe: logins and refreshes are refused until NTP has put it right",
+			off.Abs().Round(time.Millisecond), where, maxSkew)
 	}
 	return nil
 }
