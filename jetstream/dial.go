@@ -180,7 +180,10 @@ func (c *Conn) options(cfg Config) []nats.Option {
 	if own := cmp.Or(cfg.Inbox, cfg.Server); events.ValidToken(own) {
 		inbox += "." + own
 	}
-	opts := []nats.Option{nats.Timeout(dialTimeout), nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(pingsOut)}
+	opts := []nats.Option{
+		nats.Timeout(dialTimeout), nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(pingsOut),
+		nats.FlusherTimeout(writeTimeout), // a server that reads no more would hold up all who publish for a minute
+	}
 	if cfg.Credentials != "" {
 		opts = append(opts, nats.UserCredentials(cfg.Credentials))
 	}

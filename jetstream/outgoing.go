@@ -2,9 +2,11 @@ package jetstream
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
@@ -28,6 +30,10 @@ type parcel struct {
 	// refused is told when the connection does not take it.
 	refused func(error)
 }
+
+// writeTimeout bounds a write to the connection, and the wait for room in the queue: whoever waits for a record does so
+// no longer (recordPatience).
+const writeTimeout = 2 * time.Second
 
 // outgoingMost is how many messages wait before who sends more has to wait too, as where NATS takes none for a while.
 const outgoingMost = 1024
@@ -67,11 +73,29 @@ func (o *outgoing) rest() {
 // put takes a message, which stays as it is until it was answered, or taken back.
 func (o *outgoing) put(p *parcel) {
 	select {
+	case <-o.ended:
+		o.handOver(p)
+		return
+	default:
+	}
+	select {
+	case o.queue <- p:
+		return
+	default:
+	}
+	full := time.NewTimer(writeTimeout)
+	defer full.Stop()
+	select {
 	case o.queue <- p:
 	case <-o.ended:
 		o.handOver(p)
+	case <-full.C:
+		p.refused(errStalled)
 	}
 }
+
+// errStalled says that NATS has taken nothing for so long that too much waits already.
+var errStalled = errors.New("the connection takes no more messages")
 
 func (o *outgoing) handOver(p *parcel) {
 	o.sending.Lock()
@@ -87,7 +111,9 @@ func (o *outgoing) handOver(p *parcel) {
 
 // takeBack has a message that was not handed over yet never be, and nobody read it from now on.
 func (o *outgoing) takeBack(p *parcel) {
-	o.sending.Lock()
+	if p.msg.Swap(nil) != nil {
+		return // nobody has begun to
+	}
+	o.sending.Lock() // until it is handed over
 	defer o.sending.Unlock()
-	p.msg.Store(nil)
 }

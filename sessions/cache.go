@@ -146,12 +146,16 @@ func (c *Cache) hold(key Key) *Hold {
 	defer s.mu.Unlock()
 	p := s.places[key.Session]
 	if p == nil && len(s.places) >= c.most {
-		for any := range s.places {
+		for any, evicted := range s.places {
+			evicted.forgotten = true
 			delete(s.places, any)
 			break
 		}
 	}
 	if p == nil || p.held {
+		if p != nil {
+			p.forgotten = true // or its holder would not hear of Forget
+		}
 		p = &place{session: strings.Clone(key.Session)} // not the whole record that it may be a part of
 		s.places[p.session] = p
 	}
@@ -202,8 +206,14 @@ func (c *Cache) Resume() {
 	if c == nil {
 		return
 	}
-	era := c.era.Load()
-	if era%2 == 0 || !c.era.CompareAndSwap(era, era+1) {
+	if era := c.era.Load(); era%2 != 0 && c.era.CompareAndSwap(era, era+1) {
+		c.Clear()
+	}
+}
+
+// Clear forgets every session, as Forget does.
+func (c *Cache) Clear() {
+	if c == nil {
 		return
 	}
 	for i := range c.shards {
@@ -331,7 +341,7 @@ func (h *Hold) giveBack(era uint64) {
 	p.held, p.era, p.written, h.place = false, era, nil, nil
 }
 
-// drop gives the session back and forgets it.
+// drop gives the session back and forgets it: what was known of it is over.
 func (h *Hold) drop() {
 	if h == nil || h.place == nil {
 		return
@@ -341,7 +351,7 @@ func (h *Hold) drop() {
 	if h.shard.places[h.place.session] == h.place {
 		delete(h.shard.places, h.place.session)
 	}
-	h.place = nil
+	h.place, h.seen = nil, nil
 }
 
 // HashToken returns what a record keeps of a refresh token: its SHA-256 in base64url.

@@ -109,7 +109,9 @@ func (l *Lease) Hear(u events.ViewHead, now time.Time) {
 	if h.at.IsZero() || now.Sub(h.at) >= LeaseGap {
 		h.since = now
 	}
-	h.at = now
+	if now.Sub(u.At) <= LeaseGap+LeaseSkew { // else it was long under way, and says nothing of now
+		h.at = now
+	}
 	for name, ms := range u.Sees {
 		age := time.Duration(max(0, ms)) * time.Millisecond
 		if l.heard[name] == nil || age < 0 || age > 24*time.Hour {

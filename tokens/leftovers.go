@@ -79,6 +79,10 @@ func (l *leftovers) search(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
+		if said.missed > 0 {
+			l.s.log.LogAttrs(ctx, slog.LevelWarn, "more copies than are looked at: sessions of theirs wait for their clients",
+				slog.Int("missed", said.missed), slog.Int("at_most", maxSaid))
+		}
 	}
 	for from, read := uint64(0), 0; ; {
 		full := uint64(0) // the record for which there was no room
@@ -133,7 +137,8 @@ type said struct {
 	seed    maphash.Seed
 	regions []string
 	of      map[string]map[uint64]word
-	n       int
+	// n is how many copies are noted, missed how many there was no room for.
+	n, missed int
 }
 
 // word is an epoch that a copy tells of: its number, and below that the place of its region.
@@ -151,7 +156,11 @@ func newSaid(own string) *said {
 
 // note takes a copy.
 func (s *said) note(key sessions.Key, region string, rec *sessions.Record) {
-	if !concerns(rec) || s.n >= maxSaid {
+	if !concerns(rec) {
+		return
+	}
+	if s.n >= maxSaid {
+		s.missed++
 		return
 	}
 	w := ended

@@ -19,10 +19,10 @@ const (
 	outboxBatch    = 256
 	publishTimeout = time.Second
 	outboxDrain    = time.Second
-	// An event that is not stored is sent again after outboxPause, then ever more slowly, for
-	// outboxPatience; those behind it wait.
+	// An event that is not stored is sent again after outboxPause, then ever more slowly, until
+	// outboxPatience has passed since its batch was begun; those behind it wait.
 	outboxPause    = 100 * time.Millisecond
-	outboxPatience = time.Minute
+	outboxPatience = 5 * time.Minute
 )
 
 // outbox publishes events after the facts they tell of are durable, so that no client waits
@@ -32,12 +32,15 @@ type outbox struct {
 	log          *slog.Logger
 	lost         prometheus.Counter
 	urgent, rest chan events.Event
+	// passing is for what is heard and not kept: it needs no stream.
+	passing chan events.Event
 }
 
 func newOutbox(bus Bus, log *slog.Logger, lost prometheus.Counter) *outbox {
 	return &outbox{
 		bus: bus, log: log, lost: lost,
 		urgent: make(chan events.Event, outboxSize), rest: make(chan events.Event, outboxSize),
+		passing: make(chan events.Event, outboxSize),
 	}
 }
 
@@ -48,6 +51,8 @@ func (o *outbox) put(list ...events.Event) {
 		switch e.(type) {
 		case *events.LockReleased, *events.Revoked:
 			lane = o.urgent
+		case *events.Report:
+			lane = o.passing
 		}
 		select {
 		case lane <- e:
@@ -67,6 +72,7 @@ func (o *outbox) run(ctx context.Context) {
 	// One for the rest: while it waits for NATS the next batch gathers, and NATS is spared the
 	// many small ones that several workers would make of it.
 	workers.Go(func() { o.work(ctx, o.rest) })
+	workers.Go(func() { o.work(ctx, o.passing) })
 	workers.Wait()
 }
 
@@ -126,20 +132,20 @@ func (o *outbox) publish(ctx context.Context, batch []sending) {
 			batch[i].wait = begin(bus, batch[i].event)
 		}
 	}
+	began := time.Now()
 	all, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	for i, s := range batch {
 		if s.wait == nil || s.wait(all) != nil {
-			o.publishOne(ctx, all, s.event)
+			o.publishOne(ctx, all, began, s.event)
 		}
 		batch[i] = sending{}
 	}
 }
 
-// publishOne publishes an event, again and again until ctx ends, and then as long as its batch has
-// time.
-func (o *outbox) publishOne(ctx, batch context.Context, e events.Event) {
-	began := time.Now()
+// publishOne publishes an event of a batch, again and again until ctx ends, and then as long as the
+// batch has time.
+func (o *outbox) publishOne(ctx, batch context.Context, began time.Time, e events.Event) {
 	for pause := outboxPause; ; pause = min(2*pause, publishTimeout) {
 		parent := context.WithoutCancel(ctx)
 		if ctx.Err() != nil {

@@ -20,11 +20,11 @@ func (s *Service) unrotated(ctx context.Context, r *redemption, out *sessions.Ou
 		s.faults.note(ctx, out.Cause)
 		s.log.LogAttrs(ctx, slog.LevelDebug, "session goes on unrotated", slog.String("session", rec.Session), slog.String("error", out.Cause.Error()))
 	}
+	now := time.Now() // the probe may take its time
 	dead, err := r.Dead(ctx, rec)
 	if err == nil && dead {
 		err = unavailable("the session's server is dead, and no other can be written down now", nil)
 	}
-	now := time.Now()
 	if err == nil {
 		rec.Answer, err = s.unchanged(rec, now)
 	}
@@ -33,6 +33,9 @@ func (s *Service) unrotated(ctx context.Context, r *redemption, out *sessions.Ou
 		if access, err = s.mint.unrotated(&rec, s.public); err != nil {
 			err = unavailable("the access token could not be signed", err)
 		}
+	}
+	if err == nil && time.Now().After(r.call.deadline) { // V3
+		err = unavailable("the request's deadline had passed; nothing was done", nil)
 	}
 	if err != nil {
 		s.metrics.refused(asError(err).Code)
