@@ -206,14 +206,8 @@ func (c *Cache) Resume() {
 	if c == nil {
 		return
 	}
-	if era := c.era.Load(); era%2 != 0 && c.era.CompareAndSwap(era, era+1) {
-		c.Clear()
-	}
-}
-
-// Clear forgets every session, as Forget does.
-func (c *Cache) Clear() {
-	if c == nil {
+	era := c.era.Load()
+	if era%2 == 0 || !c.era.CompareAndSwap(era, era+1) {
 		return
 	}
 	for i := range c.shards {

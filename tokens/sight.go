@@ -69,7 +69,6 @@ func (s *sight) silent(region string, now time.Time) (silent bool, witnesses []s
 // sessions of a region that is silent and those who tell one that is back. While NATS is away it
 // tries again.
 func (s *Service) hearViews(ctx context.Context) {
-	var own time.Time // when the own region was heard last; callbacks come one at a time
 	s.hear(ctx, events.Subject{Kind: events.KindView}.Filter(), func(subject string, data []byte) {
 		s.retelling.hear(subject, time.Now())
 		u, err := events.DecodeViewHead(subject, data)
@@ -77,14 +76,7 @@ func (s *Service) hearViews(ctx context.Context) {
 			s.metrics.skippedEvents.Inc()
 			return
 		}
-		now := time.Now()
-		if u.Region == s.cfg.Region {
-			if !own.IsZero() && now.Sub(own) > regionSilence {
-				s.cache.Clear() // NATS was away, and revocations may have been missed
-			}
-			own = now
-		}
-		s.sight.hear(u, now)
+		s.sight.hear(u, time.Now())
 		s.hearLease(u)
 	})
 }

@@ -22,7 +22,6 @@ import (
 // TestTelemetry has a real Prometheus tell the load of a server that says nothing of its own,
 // through its death and return.
 func TestTelemetry(t *testing.T) {
-	t.Parallel()
 	_, ready := startDev(t, "--regions", "eu-west-1", "--servers", "1")
 	nats := ready.Regions[0].NATSURL
 	var load atomic.Int64
