@@ -107,6 +107,7 @@ func above(r, best *Record) bool { return best == nil || best.Current().Less(r.C
 // session by the record own, and the winner.
 //
 // It is so if the winner did not know of the region's last token when the session was taken from it;
+// if the region had taken it from the winner's, which has gone on all the same and not taken it back;
 // if both took it from a third and neither from the other; or if the line that the winner has given
 // up had gone on after the region took the session from there.
 func (r Record) forked(own Record) bool {
@@ -115,6 +116,9 @@ func (r Record) forked(own Record) bool {
 		ok = false // it has the session back since then, and knows
 	}
 	if ok && taken.Less(own.Current()) || !ok && r.beside(own) {
+		return true
+	}
+	if from, mine := own.TakenFrom(r.Epoch.Region); !ok && mine && own.State == StateActive && from.Less(r.Current()) {
 		return true
 	}
 	taken, ok = own.TakenFrom(r.Abandoned.Epoch.Region)

@@ -27,6 +27,8 @@ func TestForks(t *testing.T) {
 		"taken after the last token": {record(stamp(1, "b", 5), none), record(stamp(2, "a", 6), none, stamp(1, "b", 5)), false},
 		"gone on after that":         {record(stamp(1, "b", 7), none), record(stamp(2, "a", 6), none, stamp(1, "b", 5)), true},
 		"both took it from a third":  {record(stamp(2, "b", 6), none, stamp(1, "c", 5)), record(stamp(2, "c2", 6), none, stamp(1, "c", 5)), true},
+		// a, cut off, moved the session inside itself while b took it from there.
+		"the winner never knew that it was taken": {record(stamp(2, "b", 10), none, stamp(1, "a", 6)), record(stamp(3, "a", 19), none), true},
 		// b lost it to a, took it back, and a took it again; then c went on by a's token, knowing b's line by its copy.
 		"to and fro": {
 			record(stamp(4, "b", 22), none, stamp(2, "b", 13), stamp(3, "a", 20)),
