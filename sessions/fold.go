@@ -107,9 +107,10 @@ func above(r, best *Record) bool { return best == nil || best.Current().Less(r.C
 // session by the record own, and the winner.
 //
 // It is so if the winner did not know of the region's last token when the session was taken from it;
-// if the region had taken it from the winner's, which has gone on all the same and not taken it back;
-// if both took it from a third and neither from the other; or if the line that the winner has given
-// up had gone on after the region took the session from there.
+// if all that was taken for the winner is older than the region's token, and there was a takeover; or if
+// the line that the winner has given up had gone on after the region took the session from there.
+// Where a client carried a session through three regions none of which heard another, nobody knows:
+// that is told as no fork.
 func (r Record) forked(own Record) bool {
 	taken, ok := r.TakenFrom(own.Epoch.Region)
 	if before, known := own.TakenFrom(own.Epoch.Region); known && before == taken {
@@ -118,21 +119,19 @@ func (r Record) forked(own Record) bool {
 	if ok && taken.Less(own.Current()) || !ok && r.beside(own) {
 		return true
 	}
-	if from, mine := own.TakenFrom(r.Epoch.Region); !ok && mine && own.State == StateActive && from.Less(r.Current()) {
-		return true
-	}
 	taken, ok = own.TakenFrom(r.Abandoned.Epoch.Region)
 	return ok && taken.Epoch == r.Abandoned.Epoch && taken.Less(r.Abandoned)
 }
 
 // beside reports whether all that a session was taken from is older than what another region made.
+// Without any takeover there is nothing beside it: the region has lost what it wrote since.
 func (r Record) beside(own Record) bool {
 	for _, t := range r.Taken {
 		if t.Epoch.Compare(own.Epoch) > 0 {
 			return false
 		}
 	}
-	return len(r.Taken) > 0 && own.State == StateActive
+	return len(r.Taken)+len(own.Taken) > 0 && own.State == StateActive
 }
 
 // TakenFrom returns the last token known of a region when the session was taken from it.

@@ -34,6 +34,12 @@ func TestForks(t *testing.T) {
 			record(stamp(4, "b", 22), none, stamp(2, "b", 13), stamp(3, "a", 20)),
 			record(stamp(6, "c", 24), stamp(4, "b", 22), stamp(2, "b", 13), stamp(5, "a", 23)), false,
 		},
+		"the winner was handed it while it was taken": {record(stamp(2, "b", 9), none, stamp(1, "a", 8)), record(stamp(2, "c", 9), none), true},
+		"nobody ever took it":                         {record(stamp(1, "b", 5), none), record(stamp(2, "a", 7), none), false},
+		"a taker that others took it from": {
+			record(stamp(4, "b", 20), none, stamp(2, "a", 9), stamp(3, "c", 18)),
+			record(stamp(6, "a", 29), stamp(4, "b", 20), stamp(2, "a", 9), stamp(5, "c", 22)), false,
+		},
 		"to and fro, and then beside each other": {
 			record(stamp(4, "b", 22), none, stamp(2, "b", 13), stamp(3, "a", 20)),
 			record(stamp(4, "c", 21), none, stamp(2, "b", 13), stamp(3, "a", 20)), true,

@@ -79,6 +79,7 @@ func newRealm(t *testing.T, seed uint64) *realm {
 			}
 			return wrong(ctx, rec)
 		}
+		s.store.gone = s.died
 		s.store.end = func(ctx context.Context) { ctx.Value(endKey{}).(context.CancelFunc)() }
 	}
 	return w
@@ -131,12 +132,29 @@ func (s *province) tell(to *province) {
 	}
 }
 
+// A breath is what goes on in a region until that dies.
+type breath struct {
+	of   *province
+	life int64
+}
+
+type breathKey struct{}
+
+// died reports whether the region has died since a call of it began.
+func (s *province) died(ctx context.Context) bool {
+	b := ctx.Value(breathKey{}).(breath)
+	return b.of != s || b.life%2 == 1 || s.life.Load() != b.life
+}
+
 // within does something in a region. What a region says that dies meanwhile is lost.
-func within[T any](w *realm, s *province, do func() (T, error)) (T, error) {
-	life := s.life.Load()
-	answer, err := do()
+func within[T any](ctx context.Context, w *realm, s *province, do func(ctx context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ctx = context.WithValue(ctx, endKey{}, cancel)
+	ctx = context.WithValue(ctx, breathKey{}, breath{s, s.life.Load()})
+	answer, err := do(ctx)
 	w.flow()
-	if life%2 == 1 || s.life.Load() != life {
+	if s.died(ctx) {
 		return *new(T), errUnreachable
 	}
 	return answer, err
@@ -145,10 +163,7 @@ func within[T any](w *realm, s *province, do func() (T, error)) (T, error) {
 // ask lets another region do something.
 func ask[T any](ctx context.Context, w *realm, to *province, do func(ctx context.Context) (T, error)) (T, error) {
 	deliver := func() (T, error) {
-		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		defer cancel()
-		ctx = context.WithValue(ctx, endKey{}, cancel)
-		return within(w, to, func() (T, error) { return do(ctx) })
+		return within(context.WithoutCancel(ctx), w, to, do)
 	}
 	switch w.draw(30) {
 	case 0: // the request is lost
@@ -203,7 +218,7 @@ func (w *realm) refresh(ctx context.Context, s *province, token sessions.Stamp, 
 	}
 	req.Held = nil
 	out, err = s.owner.TakeOver(ctx, req, owner.name, false, wanderer{w, s})
-	w.flow()
+	w.decided(s)
 	if err == nil && out.Judgement.Verdict == sessions.Elsewhere {
 		err = errUnreachable
 	}
@@ -235,8 +250,15 @@ func (w *realm) revoke(ctx context.Context, s *province, token sessions.Stamp) e
 		return errUnreachable
 	}
 	_, err = end(ctx, s)
-	w.flow()
+	w.decided(s)
 	return err
+}
+
+// decided lands or loses what a region did not see written, and tells the others of what it has.
+func (w *realm) decided(s *province) {
+	for s.store.settle(w.draw(2) == 0) {
+	}
+	w.flow()
 }
 
 // perCall is how much time passes in each call: a history is over before a window is.
@@ -245,10 +267,7 @@ const perCall = int64(500 * time.Millisecond)
 // on makes a call in a region.
 func (w *realm) on(ctx context.Context, s *province, c call) came {
 	w.clock.Add(perCall)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ctx = context.WithValue(ctx, endKey{}, cancel)
-	got, err := within(w, s, func() (came, error) {
+	got, err := within(ctx, w, s, func(ctx context.Context) (came, error) {
 		if c.revoke {
 			return came{}, w.revoke(ctx, s, c.token)
 		}
@@ -265,10 +284,8 @@ func (w *realm) on(ctx context.Context, s *province, c call) came {
 func (w *realm) sweep(ctx context.Context, over <-chan struct{}) {
 	for round := 0; open(over); round++ {
 		for _, s := range w.sites {
-			_, _ = within(w, s, func() (bool, error) { // what is not settled now is looked at in the next round
-				ctx, cancel := context.WithCancel(ctx)
-				defer cancel()
-				return s.owner.Sweep(context.WithValue(ctx, endKey{}, cancel), key, wanderer{w, s})
+			_, _ = within(ctx, w, s, func(ctx context.Context) (bool, error) { // what is not settled now is looked at in the next round
+				return s.owner.Sweep(ctx, key, wanderer{w, s})
 			})
 		}
 		if s := w.sites[regionNames[w.draw(len(regionNames))]]; round%8 == 7 {
@@ -296,7 +313,7 @@ func (w *realm) die(s *province) {
 	w.fate.Lock()
 	defer w.fate.Unlock()
 	s.life.Add(1)
-	s.store.turn(false)
+	s.store.forget()
 	s.cache.Suspend()
 	s.cache.Resume()
 	for _, other := range w.sites {
@@ -315,7 +332,6 @@ func (w *realm) rise(s *province) {
 			other.tell(s)
 		}
 	}
-	s.store.turn(true)
 	s.life.Add(1)
 }
 

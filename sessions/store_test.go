@@ -39,10 +39,10 @@ type memory struct {
 	wrote func(prev *sessions.Record, rec sessions.Record)
 	// end ends the context of a caller whose reply is lost.
 	end func(ctx context.Context)
+	// gone reports whether a caller has died, who writes no more. Nil: nobody has.
+	gone func(ctx context.Context) bool
 
-	mu sync.Mutex
-	// away refuses all writes.
-	away    bool
+	mu      sync.Mutex
 	entries map[sessions.Key][]entry // all that was ever written, the last counts
 	rev     sessions.Revision
 	late    []lateWrite
@@ -133,6 +133,9 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.puts++
+	if m.gone != nil && m.gone(ctx) {
+		return 0, errCrashed
+	}
 	switch f {
 	case crashedBefore:
 		return 0, errCrashed
@@ -172,9 +175,6 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 // write is the compare-and-swap. The caller holds mu.
 func (m *memory) write(rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
 	prev, last := m.last(rec.Key())
-	if m.away {
-		return 0, errCrashed
-	}
 	if last != rev {
 		return 0, sessions.ErrConflict
 	}
@@ -191,17 +191,18 @@ func (m *memory) write(rec sessions.Record, rev sessions.Revision) (sessions.Rev
 }
 
 // settle lets the oldest late write reach the store, where it may still be the next, or loses
-// it.
-func (m *memory) settle(land bool) {
+// it. There may be none.
+func (m *memory) settle(land bool) (some bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.late) == 0 {
-		return
+		return false
 	}
 	if l := m.late[0]; land {
 		_, _ = m.write(l.rec, l.rev) // nobody waits for the answer
 	}
 	m.late = m.late[1:]
+	return true
 }
 
 // loseTail takes back the last n acknowledged writes of a key but for the first, and returns them.
@@ -217,11 +218,11 @@ func (m *memory) loseTail(key sessions.Key, n int) (lost []sessions.Record) {
 	return lost
 }
 
-// turn refuses all writes from now on, or takes them again.
-func (m *memory) turn(on bool) {
+// forget loses all late writes.
+func (m *memory) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.away = !on
+	m.late = nil
 }
 
 // peek returns the record that counts, whatever goes wrong for others.
