@@ -28,7 +28,7 @@ type call struct {
 // that a replay; but taken says that a region has gone on without the owner.
 type came struct {
 	unknown, taken bool
-	// tried says that it is not a call's own answer, but what it may have done before it was refused.
+	// tried says that it is not a call's own answer, but what it may have done before that.
 	tried   bool
 	refused sessions.Verdict
 	token   sessions.Stamp
@@ -241,7 +241,9 @@ func (c crowd) play(seed uint64, on func(r *rand.Rand, c call) came) []porcupine
 				known.note(got.token)
 				mu.Lock()
 				history = append(history, op)
-				if got.refused != "" || got.taken { // a first try may have been done, and not seen, before others went on
+				// A first try may have been done, and not seen, before others went on; or it took the session
+				// over, and a second one found that.
+				if got.refused != "" || got.taken || got.token.Gen > in.token.Gen+1 {
 					op.Output = came{unknown: true, tried: true}
 					history = append(history, op)
 				}
