@@ -202,8 +202,8 @@ func (b *Bucket) Put(ctx context.Context, key string, data []byte, revision uint
 	return b.Begin(key, data, revision, ttl).Wait(ctx)
 }
 
-// Begin starts a Put and returns at once; Wait on the Write gives the result, and has to be called. Until then neither
-// data may be changed nor the key be written by the same caller.
+// Begin starts a Put and returns at once, or within 2 s where NATS reads nothing; Wait on the Write gives the result, and
+// has to be called. Until then neither data may be changed nor the key be written by the same caller.
 func (b *Bucket) Begin(key string, data []byte, revision uint64, ttl time.Duration) *Write {
 	w := new(Write)
 	w.start(b, key, data, revision, ttl)

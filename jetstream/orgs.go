@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -60,10 +61,12 @@ type Orgs struct {
 	conn   *Conn
 	bucket *Bucket
 	log    *slog.Logger
-	// heard is as of when the copy is the primary's, in Unix nanoseconds; 0: not known, or it is no copy.
+	// heard is as of when the bucket is the primary's, in Unix nanoseconds: 0 until that is known, atPrimary in
+	// the primary region itself.
 	heard atomic.Int64
-	copy  atomic.Bool
 }
+
+const atPrimary = math.MaxInt64
 
 // Orgs returns the region's organizations. Nothing is asked of NATS.
 func (c *Conn) Orgs() *Orgs { return &Orgs{conn: c, bucket: c.Bucket(BucketOrgs), log: c.log} }
@@ -120,13 +123,8 @@ func (o *Orgs) Watch(ctx context.Context, fn func(documents map[string][]byte, c
 			fn(documents, u.Complete)
 		},
 		Proof: func(at time.Time) {
-			switch heard := o.heard.Load(); {
-			case !o.copy.Load():
-				proof(at)
-			case heard != 0 && heard < at.UnixNano():
-				proof(time.Unix(0, heard))
-			case heard != 0:
-				proof(at)
+			if heard := o.heard.Load(); heard != 0 {
+				proof(time.Unix(0, min(heard, at.UnixNano())))
 			}
 		},
 	})
@@ -153,11 +151,12 @@ func (o *Orgs) watchSource(ctx context.Context) {
 		if err != nil {
 			continue
 		}
-		o.copy.Store(len(info.Config.Sources) > 0)
 		if len(info.Config.Sources) == 0 {
+			o.heard.Store(atPrimary)
 			look = noEdgesWait
 			continue
 		}
+		o.heard.CompareAndSwap(atPrimary, 0)
 		now := time.Now()
 		if len(info.Sources) == 1 && works(info.Sources[0]) {
 			silent, pause = time.Time{}, firstKick

@@ -123,6 +123,12 @@ func TestOrgs(t *testing.T) {
 	put("acme", "4")
 	put("zenith", "1")
 	jetstreamtest.Eventually(t, 15*time.Second, "the copy is known to be old", func() bool { return there.age() > 4*time.Second })
+	var afresh documents // as after a restart
+	afresh.watch(t, conns[other].Orgs())
+	afresh.await(t, "acme", "2")
+	if age := afresh.age(); age < 4*time.Second {
+		t.Errorf("who begins to read the copy now takes it for %v old", age)
+	}
 	if age := here.age(); age > 3*time.Second {
 		t.Errorf("in the primary region the organizations are %v old", age)
 	}

@@ -19,8 +19,10 @@ type outgoing struct {
 	queue chan *parcel
 	// ended is closed when nobody reads the queue any more.
 	ended chan struct{}
-	// sending is held while a message is handed over, so that who takes one back knows that nobody reads it.
+	// sending is held while a message is handed over, and handing is whose that is, so that who takes one back knows
+	// that nobody reads it.
 	sending sync.Mutex
+	handing atomic.Pointer[parcel]
 }
 
 // parcel is a message on its way to the connection.
@@ -100,6 +102,8 @@ var errStalled = errors.New("the connection takes no more messages")
 func (o *outgoing) handOver(p *parcel) {
 	o.sending.Lock()
 	defer o.sending.Unlock()
+	o.handing.Store(p)
+	defer o.handing.Store(nil)
 	msg := p.msg.Swap(nil) // once it is answered, the parcel may be another's
 	if msg == nil {
 		return
@@ -111,8 +115,8 @@ func (o *outgoing) handOver(p *parcel) {
 
 // takeBack has a message that was not handed over yet never be, and nobody read it from now on.
 func (o *outgoing) takeBack(p *parcel) {
-	if p.msg.Swap(nil) != nil {
-		return // nobody has begun to
+	if p.msg.Swap(nil) != nil || o.handing.Load() != p {
+		return // nobody has begun to, or it is done
 	}
 	o.sending.Lock() // until it is handed over
 	defer o.sending.Unlock()

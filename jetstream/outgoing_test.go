@@ -5,12 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/embedded"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/sessions"
 )
 
 // TestDataIsTheCallersAfterWait holds that a write is of what its data was, or is not at all, although the caller has
@@ -43,6 +49,46 @@ func TestDataIsTheCallersAfterWait(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d writes were done", len(stored)-1, writes)
+}
+
+// TestNobodyWaitsLongForWhatReadsNoMore stops NATS from reading while many write: nobody has waited longer than for one
+// request, and one more that was being handed over.
+func TestNobodyWaitsLongForWhatReadsNoMore(t *testing.T) {
+	t.Parallel()
+	server := jetstreamtest.Start(t, embedded.RegionConfig{})
+	jetstreamtest.Provisioned(t, server.ClientURL())
+	link := jetstreamtest.NewProxy(t, server.ClientURL())
+	records := jetstreamtest.Dial(t, "nats://"+link.Addr(), func(c *jetstream.Config) { c.Options = []nats.Option{nats.IgnoreDiscoveredServers()} }).Records()
+	t.Cleanup(link.Heal)
+	now := time.Now().UTC()
+	data := bytes.Repeat([]byte{'a'}, 4096)
+	const writers, rounds = 512, 3
+	waits := make([]time.Duration, 0, writers*rounds)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			rec := sessions.Record{Session: fmt.Sprintf("s%d", i), Jurisdiction: "global", ExpiresAt: now.Add(time.Hour)}
+			for round := range rounds {
+				if i == 0 && round == 1 {
+					link.Blackhole()
+				}
+				<-time.After(time.Duration(rand.IntN(1000)) * time.Millisecond) // some write while others wait
+				began := time.Now()
+				_, _ = records.Begin(&rec, data, 0).Wait(t.Context()) // in doubt, or refused: it is how long that counts
+				mu.Lock()
+				waits = append(waits, time.Since(began))
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(waits)
+	t.Logf("%d writes, half of them within %s, all but ten within %s, the last after %s",
+		len(waits), waits[len(waits)/2], waits[len(waits)-11], waits[len(waits)-1])
+	if late := waits[len(waits)-11]; late > 3*time.Second {
+		t.Errorf("a write came back after %s", late)
+	}
 }
 
 // TestCloseSendsWhatIsLeft holds that what was published arrives, and in order, also if nobody waits.
