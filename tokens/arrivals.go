@@ -3,7 +3,9 @@ package tokens
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 
+	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/sessions"
 )
 
@@ -16,10 +18,11 @@ func (s *Service) followCopies(ctx context.Context) error {
 		notify(s.leftovers.due)
 		return nil
 	}
-	arrived := func(key sessions.Key, _ string, rec sessions.Record) {
+	seed, lately := maphash.MakeSeed(), recent{most: maxRecent}
+	arrived := func(key sessions.Key, region string, rec sessions.Record) {
 		s.cache.Forget(key)
-		if concerns(&rec) {
-			s.sweeper.add(key)
+		if concerns(&rec) && lately.add(maphash.Comparable(seed, news{key, region, rec.Epoch, rec.State})) {
+			s.sweeper.add(key) // where there is no room a search finds it
 		}
 	}
 	began := false
@@ -40,6 +43,37 @@ func (s *Service) followCopies(ctx context.Context) error {
 		return fmt.Errorf("follow copies: %w", err)
 	}
 	return nil
+}
+
+// news is what a copy says that may leave something to do: how a region stands to a session.
+type news struct {
+	key    sessions.Key
+	region string
+	epoch  events.Epoch
+	state  sessions.State
+}
+
+// maxRecent bounds the news that are remembered, of some 20 B each: a session that was taken over is not looked at
+// again with each refresh until it ends.
+const maxRecent = 1 << 18
+
+// recent remembers what it was told lately: all of the last half of most, and at most that many.
+type recent struct {
+	most       int
+	young, old map[uint64]struct{}
+}
+
+// add reports whether it was not told that lately.
+func (r *recent) add(hash uint64) bool {
+	if _, known := r.young[hash]; known {
+		return false
+	}
+	if r.young == nil || len(r.young) >= r.most/2 {
+		r.young, r.old = make(map[uint64]struct{}), r.young
+	}
+	r.young[hash] = struct{}{}
+	_, known := r.old[hash]
+	return !known
 }
 
 // notify leaves a token for whoever waits, once for any number of calls.

@@ -30,16 +30,16 @@ func (a aged) Scan(ctx context.Context, jurisdiction string, from uint64, fn fun
 	})
 }
 
-// looked is a store that remembers which sessions were read.
+// looked is a store that remembers how often sessions were read.
 type looked struct {
 	sessions.Store
 	mu  sync.Mutex
-	got map[string]bool
+	got map[string]int
 }
 
 func (l *looked) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
 	l.mu.Lock()
-	l.got[key.Session] = true
+	l.got[key.Session]++
 	l.mu.Unlock()
 	return l.Store.Get(ctx, key)
 }
@@ -48,6 +48,60 @@ func (l *looked) names() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Sorted(maps.Keys(l.got))
+}
+
+func (l *looked) times(session string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.got[session]
+}
+
+// TestATakenSessionIsLookedAtOnce: a session that was taken over elsewhere is looked at when that is news, not at
+// each of its refreshes.
+func TestATakenSessionIsLookedAtOnce(t *testing.T) {
+	r := newRegions(t, dublin, singapore)
+	r.kill[dublin]()
+	r.kill[singapore]()
+	store := &looked{Store: r.fleets[dublin].conn.Records(), got: map[string]int{}}
+	r.start(t, dublin, func(c *tokens.Config) { c.Store = store })
+	rec := sessions.Start(sessions.Record{
+		Session: "taken", Jurisdiction: "global", Subject: "ada", StartedAt: time.Now().UTC(), ExpiresAt: time.Now().Add(time.Hour).UTC(),
+	}, singapore, sessions.Answer{Server: "a", Region: singapore}, "op", time.Now().UTC())
+	rec.Epoch.Number, rec.Taken = 2, []sessions.Stamp{{Epoch: events.Epoch{Number: 1, Region: "us-east-1"}, Gen: 1}}
+	put := func(rec sessions.Record, rev sessions.Revision) sessions.Revision {
+		t.Helper()
+		rev, err := r.fleets[singapore].conn.Records().Put(t.Context(), rec, rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rev
+	}
+	named := func(name string) sessions.Record {
+		other := rec
+		other.Session = name
+		return other
+	}
+	tries := 0
+	jetstreamtest.Eventually(t, 10*time.Second, "copies to be followed", func() bool {
+		tries++
+		put(named(fmt.Sprint("before-", tries)), 0)
+		return len(store.names()) > 0
+	})
+	var rev sessions.Revision
+	for round := range 6 {
+		rec.Gen++
+		if round == 5 {
+			rec.Epoch.Number++ // it is moved
+		}
+		rev = put(rec, rev)
+		after := fmt.Sprint("after-", round)
+		put(named(after), 0) // comes after it, and is looked at after it
+		jetstreamtest.Eventually(t, 10*time.Second, after+" to be looked at", func() bool { return store.times(after) > 0 })
+	}
+	jetstreamtest.Eventually(t, 10*time.Second, "a new epoch to be looked at", func() bool { return store.times(rec.Session) >= 2 })
+	if n := store.times(rec.Session); n > 2 {
+		t.Errorf("looked at %d times, at two epochs", n)
+	}
 }
 
 // TestAStartLooksAtFew: of all that the region's bucket holds, a service that starts looks only at
@@ -110,7 +164,7 @@ func TestAStartLooksAtFew(t *testing.T) {
 		r.awaitCopy(t, dublin, session, 1)
 	}
 
-	store := &looked{Store: f.conn.Records(), got: map[string]bool{}}
+	store := &looked{Store: f.conn.Records(), got: map[string]int{}}
 	r.start(t, dublin, func(c *tokens.Config) { c.Store, c.Ledger = store, aged{f.conn.Records()} })
 	s := r.services[dublin]
 	want := []string{"old-ended-elsewhere", "old-lost", "old-prepared", "old-taken", "young-moved"}
