@@ -108,6 +108,9 @@ type Config struct {
 	// another region has gone on with. Neither blocks. nil: nobody is told.
 	Unsettled func(Key)
 	Yielded   func(Yield)
+	// Edge reports whether copies come from a region. nil: they do from all. One that they do not come
+	// from any more, as it is gone for good, never shows anything.
+	Edge func(region string) bool
 	// Unheard is told, by each Sweep, of a session that was taken over here from a region which does
 	// not show that yet. Before is what was last copied of that region's record, or the place that the
 	// client has left. It does not block. nil: nobody is told.
@@ -133,6 +136,9 @@ func NewOwner(c Config) (*Owner, error) {
 	}
 	if c.Yielded == nil {
 		c.Yielded = func(Yield) {}
+	}
+	if c.Edge == nil {
+		c.Edge = func(string) bool { return true }
 	}
 	if c.Unheard == nil {
 		c.Unheard = func(Yield) {}

@@ -104,7 +104,7 @@ func (o *Owner) sweepPrepared(ctx context.Context, rec Record) (bool, error) {
 func (o *Owner) sweepTaken(rec Record, copies []Copy) (settled bool) {
 	settled = true
 	for _, t := range rec.Taken {
-		if t.Epoch.Region == o.Region {
+		if t.Epoch.Region == o.Region || !o.Edge(t.Epoch.Region) {
 			continue
 		}
 		before, heard := rec.lostBy(t, copies)

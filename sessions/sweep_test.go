@@ -37,6 +37,7 @@ func TestSweepOfATakenSession(t *testing.T) {
 		copies copyList
 		from   string // the place that the client has left
 		source string
+		gone   bool   // no copies come from there any more
 		told   string // the server, empty if none
 		want   bool
 	}{
@@ -48,6 +49,7 @@ func TestSweepOfATakenSession(t *testing.T) {
 		{name: "it has given the session to a third", copies: copyList{theirs(sessions.StateMoved, epoch(2, "ap"), "ap-a")}, want: true},
 		{name: "what it gave away long before", copies: copyList{theirs(sessions.StateMoved, epoch(1, "ap"), "ap-a")}, told: "ap-a"},
 		{name: "no copy", from: "eu-a", told: "eu-a"},
+		{name: "a region that is gone for good", gone: true, from: "eu-a", want: true},
 		{name: "no copy, nor a word of the server"},
 		{name: "no copy, and another has taken it", source: "ap", from: "ap-a", want: true},
 	} {
@@ -60,7 +62,7 @@ func TestSweepOfATakenSession(t *testing.T) {
 			var told []sessions.Yield
 			o, err := sessions.NewOwner(sessions.Config{
 				Region: "us", Store: store, Now: func() time.Time { return noon }, NewOp: func() string { return "new" },
-				Copies: c.copies, Peers: nobody{}, Unheard: func(y sessions.Yield) { told = append(told, y) },
+				Copies: c.copies, Peers: nobody{}, Edge: func(string) bool { return !c.gone }, Unheard: func(y sessions.Yield) { told = append(told, y) },
 			})
 			if err == nil {
 				err = o.Create(t.Context(), rec)

@@ -71,7 +71,7 @@ func (l *leftovers) run(ctx context.Context) {
 
 // search has the sweeper look at all that may be unsettled.
 func (l *leftovers) search(ctx context.Context) error {
-	said := newSaid(l.s.cfg.Region)
+	said := newSaid(l.s.cfg.Region, l.s.edge)
 	if l.s.cfg.Arrivals != nil {
 		if err := l.s.cfg.Arrivals.All(ctx, func(key sessions.Key, region string, rec sessions.Record) {
 			l.s.cache.Forget(key)
@@ -134,6 +134,7 @@ func (l *leftovers) take(e *Entry, said *said, now time.Time) bool {
 // of the session: two of one hash cost a look too many.
 type said struct {
 	own     string
+	edge    func(region string) bool
 	seed    maphash.Seed
 	regions []string
 	of      map[string]map[uint64]word
@@ -150,8 +151,8 @@ const regionBits = 12
 // ended is the word of a session that was revoked: above every epoch.
 const ended word = math.MaxUint64
 
-func newSaid(own string) *said {
-	return &said{own: own, seed: maphash.MakeSeed(), of: map[string]map[uint64]word{}}
+func newSaid(own string, edge func(region string) bool) *said {
+	return &said{own: own, edge: edge, seed: maphash.MakeSeed(), of: map[string]map[uint64]word{}}
 }
 
 // note takes a copy.
@@ -208,7 +209,7 @@ func (s *said) outranks(rec *sessions.Record) bool {
 func (s *said) unheard(rec *sessions.Record) bool {
 	hash := maphash.Comparable(s.seed, rec.Key())
 	for _, t := range rec.Taken {
-		if t.Epoch.Region == s.own {
+		if t.Epoch.Region == s.own || !s.edge(t.Epoch.Region) {
 			continue
 		}
 		w, ok := s.of[t.Epoch.Region][hash]

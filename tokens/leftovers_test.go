@@ -143,6 +143,9 @@ func TestAStartLooksAtFew(t *testing.T) {
 		rec.Taken = []sessions.Stamp{{Epoch: events.Epoch{Number: 1, Region: singapore}, Gen: 1}}
 		return rec
 	}
+	from := taken("old-taken-from-a-region-that-is-gone")
+	from.Taken[0].Epoch.Region = "us-east-1"
+	put(from)
 	put(taken("old-taken-and-heard"))
 	putCopy(record("old-taken-and-heard", sessions.StateMoved, 2, dublin))
 

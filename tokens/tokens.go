@@ -276,7 +276,7 @@ func New(c Config) (*Service, error) {
 	}
 	s.owner, err = sessions.NewOwner(sessions.Config{
 		Region: c.Region, Store: c.Store, Cache: s.cache, Now: time.Now, NewOp: newOps(), Copies: c.Copies, Peers: peers{s},
-		Wait: wait, Unsettled: func(key sessions.Key) { s.sweeper.add(key) }, Yielded: s.yielded, Unheard: s.releaseAgain,
+		Wait: wait, Edge: s.edge, Unsettled: func(key sessions.Key) { s.sweeper.add(key) }, Yielded: s.yielded, Unheard: s.releaseAgain,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("configure tokens: %w", err)
