@@ -57,14 +57,7 @@ func (r *Record) writeMoves(w *wire.Writer) {
 		writeEpoch(w, "refused", r.Refused)
 	}
 	if len(r.Taken) > 0 {
-		w.Array("taken")
-		for _, t := range r.Taken {
-			w.Open()
-			writeEpoch(w, "epoch", t.Epoch)
-			w.Uint("gen", t.Gen)
-			w.Close()
-		}
-		w.End()
+		wire.Objects(w, "taken", r.Taken, writeStamp)
 	}
 	r.Abandoned.write(w, "abandoned", true)
 }
@@ -82,9 +75,13 @@ func (s Stamp) write(w *wire.Writer, name string, omitZero bool) {
 		return
 	}
 	w.Object(name)
+	writeStamp(w, &s)
+	w.Close()
+}
+
+func writeStamp(w *wire.Writer, s *Stamp) {
 	writeEpoch(w, "epoch", s.Epoch)
 	w.Uint("gen", s.Gen)
-	w.Close()
 }
 
 func (a *Answer) write(w *wire.Writer) {
@@ -102,18 +99,10 @@ func (a *Answer) write(w *wire.Writer) {
 	w.String("region", a.Region)
 	w.String("url", a.URL)
 	w.String("auth_url", a.AuthURL)
-	if a.Fallbacks == nil {
-		w.Any("fallbacks", nil)
-	} else {
-		w.Array("fallbacks")
-		for _, f := range a.Fallbacks {
-			w.Open()
-			w.String("region", f.Region)
-			w.String("url", f.URL)
-			w.Close()
-		}
-		w.End()
-	}
+	wire.Objects(w, "fallbacks", a.Fallbacks, func(w *wire.Writer, f *Fallback) {
+		w.String("region", f.Region)
+		w.String("url", f.URL)
+	})
 	w.String("kid", a.KID)
 	w.Time("issued_at", a.IssuedAt)
 	w.Time("access_exp", a.AccessExp)

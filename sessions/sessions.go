@@ -19,7 +19,7 @@ import (
 //
 //	1  2026-11: one owner region; moves are single writes of the owner.
 //	2  2026-11: moves between regions: the states moving, prepared and moved, source, intent,
-//	   refused and taken. A build that knows only version 1 answers 503 for these records.
+//	   refused, taken and abandoned. A build that knows only version 1 answers 503 for these records.
 const RecordVersion = 2
 
 // Window is how long the answer to a redeemed token is repeated to those who lost it, and

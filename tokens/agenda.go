@@ -11,7 +11,7 @@ import (
 // there is news of it, and ever more rarely where nothing changes. It is pure: callers tell the
 // time.
 type agenda struct {
-	// most bounds how many are remembered, half of it those with patience; left says that there was
+	// most bounds how many are remembered, half of it those added with patience; left says that there was
 	// no room for some.
 	most int
 	left bool

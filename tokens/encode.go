@@ -24,18 +24,10 @@ func appendReply(buf []byte, r *api.TokensReply) ([]byte, error) {
 	w.String("url", r.Server.URL)
 	w.Close()
 	w.String("authUrl", r.AuthURL)
-	if r.Fallbacks == nil {
-		w.Any("fallbacks", nil)
-	} else {
-		w.Array("fallbacks")
-		for _, f := range r.Fallbacks {
-			w.Open()
-			w.String("region", f.Region)
-			w.String("url", f.URL)
-			w.Close()
-		}
-		w.End()
-	}
+	wire.Objects(&w, "fallbacks", r.Fallbacks, func(w *wire.Writer, f *api.Fallback) {
+		w.String("region", f.Region)
+		w.String("url", f.URL)
+	})
 	w.Bool("serverChanged", r.ServerChanged)
 	w.String("decision", r.Decision)
 	w.String("reason", r.Reason)

@@ -20,7 +20,7 @@ import (
 // and api.RefreshClaims: two of them are made for every refresh.
 type mint struct {
 	issuer   string
-	audience api.Audience
+	audience string
 	rooms    *sync.Pool // of *mintRoom
 }
 
@@ -31,7 +31,7 @@ type mintRoom struct {
 }
 
 func newMint(issuer, audience string) mint {
-	return mint{issuer: issuer, audience: api.Audience{audience}, rooms: &sync.Pool{New: func() any { return new(mintRoom) }}}
+	return mint{issuer: issuer, audience: audience, rooms: &sync.Pool{New: func() any { return new(mintRoom) }}}
 }
 
 // room returns room for one token, to be put back when that is made.
@@ -107,11 +107,7 @@ func (m mint) refresh(r *sessions.Record, keys signs) (string, error) {
 func (m mint) session(w *wire.Writer, r *sessions.Record, kind string, expires time.Time) {
 	w.String("iss", m.issuer)
 	w.String("sub", r.Subject)
-	if len(m.audience) == 1 {
-		w.String("aud", m.audience[0])
-	} else {
-		w.Any("aud", []string(m.audience))
-	}
+	w.String("aud", m.audience)
 	w.Int("exp", expires.Unix())
 	w.Int("iat", r.Answer.IssuedAt.Unix())
 	w.String("jti", tokenID(r, kind))

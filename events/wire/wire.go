@@ -55,6 +55,21 @@ func (w *Writer) Array(name string) { w.Name(name); w.buf = append(w.buf, '[') }
 // End ends the array.
 func (w *Writer) End() { w.buf = append(w.buf, ']') }
 
+// Objects writes an array of objects as a field, null for a nil one. fields writes those of an element.
+func Objects[T any](w *Writer, name string, list []T, fields func(*Writer, *T)) {
+	if list == nil {
+		w.Any(name, nil)
+		return
+	}
+	w.Array(name)
+	for i := range list {
+		w.Open()
+		fields(w, &list[i])
+		w.Close()
+	}
+	w.End()
+}
+
 // element separates what comes from what came before in an array.
 func (w *Writer) element() {
 	if n := len(w.buf); n > w.start && w.buf[n-1] != '[' {

@@ -38,6 +38,7 @@ type sample struct {
 	In    inner          `json:"in"`
 	List  []string       `json:"list"`
 	Ins   []inner        `json:"ins"`
+	None  []inner        `json:"none"`
 	Any   any            `json:"any"`
 	Last  map[string]any `json:"last"`
 	Empty inner          `json:"empty"`
@@ -65,13 +66,8 @@ func (s *sample) write(w *wire.Writer) {
 		w.Item(v)
 	}
 	w.End()
-	w.Array("ins")
-	for _, v := range s.Ins {
-		w.Open()
-		w.Filled("s", v.S)
-		w.Close()
-	}
-	w.End()
+	wire.Objects(w, "ins", s.Ins, func(w *wire.Writer, v *inner) { w.Filled("s", v.S) })
+	wire.Objects(w, "none", s.None, func(w *wire.Writer, v *inner) { w.Filled("s", v.S) })
 	w.Any("any", s.Any)
 	w.Object("last")
 	w.Fields(s.Last, nil)
