@@ -106,6 +106,7 @@ func (o *outbox) work(ctx context.Context, lane <-chan events.Event) {
 // sending is an event on its way.
 type sending struct {
 	event events.Event
+	data  []byte                      // the event as it is sent
 	wait  func(context.Context) error // nil: it is not on its way yet
 }
 
@@ -127,9 +128,10 @@ func fill(batch []sending, e events.Event, lane <-chan events.Event) []sending {
 // longer than one. One that is not stored so is published by itself: while a stream elects its
 // leader, or NATS is away, as few are lost as can be.
 func (o *outbox) publish(ctx context.Context, batch []sending) {
+	batch = o.encode(batch)
 	if bus, ok := o.bus.(Beginner); ok && len(batch) > 1 {
 		for i := range batch {
-			batch[i].wait = begin(bus, batch[i].event)
+			batch[i].begin(bus)
 		}
 	}
 	began := time.Now()
@@ -137,44 +139,54 @@ func (o *outbox) publish(ctx context.Context, batch []sending) {
 	defer cancel()
 	for i, s := range batch {
 		if s.wait == nil || s.wait(all) != nil {
-			o.publishOne(ctx, all, began, s.event)
+			o.publishOne(ctx, all, began, s)
 		}
 		batch[i] = sending{}
 	}
 }
 
+// encode writes the events of a batch, once for all attempts. What cannot be written now never can:
+// it is dropped, and holds up nobody.
+func (o *outbox) encode(batch []sending) []sending {
+	kept := batch[:0]
+	for _, s := range batch {
+		data, err := events.Encode(s.event)
+		if err != nil {
+			o.drop(s.event, err.Error())
+			continue
+		}
+		kept = append(kept, sending{event: s.event, data: data})
+	}
+	clear(batch[len(kept):])
+	return kept
+}
+
+// begin hands the event to NATS. If that fails it is not on its way.
+func (s *sending) begin(bus Beginner) {
+	if wait, err := bus.Begin(s.event.Subject().String(), s.data); err == nil {
+		s.wait = wait
+	}
+}
+
 // publishOne publishes an event of a batch, again and again until ctx ends, and then as long as the
 // batch has time.
-func (o *outbox) publishOne(ctx, batch context.Context, began time.Time, e events.Event) {
+func (o *outbox) publishOne(ctx, batch context.Context, began time.Time, s sending) {
 	for pause := outboxPause; ; pause = min(2*pause, publishTimeout) {
 		parent := context.WithoutCancel(ctx)
 		if ctx.Err() != nil {
 			parent = batch
 		}
 		once, cancel := context.WithTimeout(parent, publishTimeout)
-		err := o.send(once, e)
+		err := o.bus.Publish(once, s.event.Subject().String(), s.data)
 		cancel()
 		if err == nil {
 			return
 		}
 		if time.Since(began) >= outboxPatience || wait(ctx, pause) != nil {
-			o.drop(e, err.Error())
+			o.drop(s.event, err.Error())
 			return
 		}
 	}
-}
-
-// begin hands an event to NATS, and returns nil if that fails.
-func begin(bus Beginner, e events.Event) (wait func(context.Context) error) {
-	data, err := events.Encode(e)
-	if err != nil {
-		return nil
-	}
-	wait, err = bus.Begin(e.Subject().String(), data)
-	if err != nil {
-		return nil
-	}
-	return wait
 }
 
 // send publishes an event now, for those who may answer only when it is stored.
