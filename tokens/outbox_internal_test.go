@@ -58,6 +58,13 @@ func (b *awayBus) Subscribe(context.Context, string, func(string, []byte)) (func
 	return func() {}, nil
 }
 
+// beginningBus is one to which several events can be handed at once.
+type beginningBus struct{ *awayBus }
+
+func (b beginningBus) Begin(subject string, data []byte) (func(context.Context) error, error) {
+	return func(ctx context.Context) error { return b.Publish(ctx, subject, data) }, nil
+}
+
 // lossCounter counts what is dropped.
 type lossCounter struct {
 	prometheus.Counter
@@ -85,6 +92,88 @@ func outboxTest(t *testing.T, bus Bus, fn func(t *testing.T, o *outbox, lost *lo
 	fn(t, o, lost)
 	stop()
 	<-done
+}
+
+// TestOutboxElection: no event is lost while a stream elects a leader, however it fails meanwhile.
+func TestOutboxElection(t *testing.T) {
+	for name, c := range map[string]struct{ hangs, begins bool }{
+		"refused": {}, "unanswered": {hangs: true}, "several at once": {begins: true}, "several unanswered": {true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				away := &awayBus{back: time.Now().Add(7 * time.Second), hangs: c.hangs, stored: map[string]bool{}}
+				bus := Bus(away)
+				if c.begins {
+					bus = beginningBus{away}
+				}
+				outboxTest(t, bus, func(t *testing.T, o *outbox, lost *lossCounter) {
+					n := 0
+					for range 100 { // 5000 a second, for 10 s
+						for range 500 {
+							o.put(created(n))
+							n++
+						}
+						time.Sleep(100 * time.Millisecond)
+					}
+					time.Sleep(5 * time.Second)
+					if stored, _ := away.seen(); lost.n.Load() != 0 || stored != n {
+						t.Errorf("%d of %d events are stored, %d lost", stored, n, lost.n.Load())
+					}
+				})
+			})
+		})
+	}
+}
+
+// TestOutboxPatience: an event that cannot be stored is sent again for five minutes and then lost; who
+// comes after it has its own time.
+func TestOutboxPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := &awayBus{back: time.Now().Add(outboxPatience + time.Minute), stored: map[string]bool{}}
+		outboxTest(t, bus, func(t *testing.T, o *outbox, lost *lossCounter) {
+			o.put(created(1))
+			time.Sleep(time.Second)
+			o.put(created(2))
+			time.Sleep(outboxPatience - 2*time.Second)
+			if _, tries := bus.seen(); lost.n.Load() != 0 || tries < 250 || tries > 350 {
+				t.Errorf("%d lost before their time, %d attempts", lost.n.Load(), tries)
+			}
+			time.Sleep(10 * time.Second)
+			if lost.n.Load() != 1 {
+				t.Errorf("%d lost, want the first", lost.n.Load())
+			}
+			time.Sleep(time.Minute)
+			if stored, _ := bus.seen(); lost.n.Load() != 1 || stored != 1 {
+				t.Errorf("%d lost, %d stored, want the second stored", lost.n.Load(), stored)
+			}
+		})
+	})
+}
+
+// TestOutboxFull: what a full lane has no room for is dropped and counted at once, and what it holds
+// is stored.
+func TestOutboxFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := &awayBus{back: time.Now().Add(time.Minute), stored: map[string]bool{}}
+		outboxTest(t, bus, func(t *testing.T, o *outbox, lost *lossCounter) {
+			o.put(created(0))
+			synctest.Wait() // it is on its way
+			for i := range outboxRest {
+				o.put(created(1 + i))
+			}
+			if lost.n.Load() != 0 {
+				t.Errorf("%d lost while there was room", lost.n.Load())
+			}
+			o.put(created(-1), created(-2), created(-3))
+			if lost.n.Load() != 3 {
+				t.Errorf("%d lost of 3 that had no room", lost.n.Load())
+			}
+			time.Sleep(2 * time.Minute)
+			if stored, _ := bus.seen(); lost.n.Load() != 3 || stored != 1+outboxRest {
+				t.Errorf("%d lost, %d stored", lost.n.Load(), stored)
+			}
+		})
+	})
 }
 
 // TestOutboxMalformed: an event that can never be sent is lost at once, and holds up nobody.

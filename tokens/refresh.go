@@ -388,7 +388,7 @@ func rebuilt(c *api.RefreshClaims) sessions.Record {
 func rtts(ms map[string]float64) []placement.RTT {
 	list := make([]placement.RTT, 0, len(ms))
 	for id, v := range ms {
-		if v > 0 && v < 60_000 {
+		if v > 0 && v < 60_000 && len(id) <= events.MaxToken { // no server has a longer name
 			list = append(list, placement.RTT{ServerID: id, MS: v})
 		}
 	}
