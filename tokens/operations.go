@@ -59,7 +59,8 @@ func (s *Service) refreshAt(ctx context.Context, c call, owner string, claims *a
 	}
 	switch heir, err := s.mayTakeStrictly(claims, owner); {
 	case err != nil:
-		return message{}, err
+		s.countStrict(ctx, err)
+		return message{}, asError(err)
 	case heir != s.cfg.Region:
 		return s.passOn(ctx, c, api.MethodRefresh, claims.Jurisdiction, heir, req)
 	}

@@ -89,6 +89,7 @@ func (r *redemption) request(in sessions.Request) sessions.Request {
 // durable.
 func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outcome, err error) (api.TokensReply, error) {
 	if err != nil {
+		s.countStrict(ctx, err)
 		s.metrics.refused(asError(refreshError(err)).Code)
 		return api.TokensReply{}, refreshError(err)
 	}
@@ -234,7 +235,7 @@ var _ sessions.Busier = (*redemption)(nil)
 // probe), failed by a probe that this refresh asked for, or twice reported out of reach by its
 // client.
 func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, err error) {
-	if err := r.s.mayAnswer(ctx, &rec); err != nil {
+	if err := r.s.mayAnswer(&rec); err != nil {
 		return false, err
 	}
 	defer func() { r.dead = dead }()
@@ -343,7 +344,7 @@ func (r *redemption) Stay(rec sessions.Record) sessions.Answer {
 func (r *redemption) Sign(rec *sessions.Record) (err error) {
 	r.access, r.unsigned = "", nil // if there is one, it is of another record
 	if !r.takenOver {
-		if err := r.s.mayAnswer(context.Background(), rec); err != nil { // it has taken its time
+		if err := r.s.mayAnswer(rec); err != nil { // it has taken its time
 			return err
 		}
 	}
