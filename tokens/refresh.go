@@ -62,10 +62,13 @@ func (s *Service) redemption(c call, req api.RefreshRequest) (*redemption, error
 	return &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}, nil
 }
 
+// clockUntrusted is what clients are told while Config.Clock fails.
+const clockUntrusted = "the service's clock is not known to be right"
+
 // able returns the view to place sessions by. It fails with *api.Error while none can be.
 func (s *Service) able() (*registry.View, error) {
 	if err := s.cfg.Clock(); err != nil {
-		return nil, unavailable("the service's clock is wrong", err)
+		return nil, unavailable(clockUntrusted, err)
 	}
 	view := s.cfg.View()
 	if view == nil {
