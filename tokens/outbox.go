@@ -28,6 +28,8 @@ const (
 	// lane holds.
 	outboxPause    = 100 * time.Millisecond
 	outboxPatience = 5 * time.Minute
+	// dropEvery is how often the log tells of events that were dropped.
+	dropEvery = time.Second
 )
 
 // outbox publishes events after the facts they tell of are durable, so that no client waits
@@ -39,6 +41,11 @@ type outbox struct {
 	urgent, rest chan events.Event
 	// passing is for what is heard and not kept: it needs no stream.
 	passing chan events.Event
+
+	// mu guards when the log last told of an event that was dropped, and how many were since.
+	mu      sync.Mutex
+	told    time.Time
+	dropped int
 }
 
 func newOutbox(bus Bus, log *slog.Logger, lost prometheus.Counter) *outbox {
@@ -203,9 +210,20 @@ func (o *outbox) send(ctx context.Context, e events.Event) error {
 	return o.bus.Publish(ctx, e.Subject().String(), data)
 }
 
-// drop counts an event that was not published. The fact it tells of stands without it.
+// drop counts an event that was not published. The fact it tells of stands without it. Of thousands a
+// second one is told of.
 func (o *outbox) drop(e events.Event, why string) {
 	o.lost.Inc()
-	o.log.LogAttrs(context.Background(), slog.LevelWarn, "event not published",
-		slog.String("subject", e.Subject().String()), slog.String("error", why))
+	o.mu.Lock()
+	o.dropped++
+	n, now := o.dropped, time.Now()
+	tell := now.Sub(o.told) >= dropEvery
+	if tell {
+		o.told, o.dropped = now, 0
+	}
+	o.mu.Unlock()
+	if tell {
+		o.log.LogAttrs(context.Background(), slog.LevelWarn, "event not published",
+			slog.String("subject", e.Subject().String()), slog.String("error", why), slog.Int("since_last", n))
+	}
 }

@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,8 @@ func (b beginningBus) Begin(subject string, data []byte) (func(context.Context) 
 // lossCounter counts what is dropped.
 type lossCounter struct {
 	prometheus.Counter
-	n atomic.Int64
+	n   atomic.Int64
+	log bytes.Buffer // one line at a time; read it when nothing is dropped
 }
 
 func (c *lossCounter) Inc() { c.n.Add(1) }
@@ -85,7 +87,7 @@ func created(i int) *events.Session {
 func outboxTest(t *testing.T, bus Bus, fn func(t *testing.T, o *outbox, lost *lossCounter)) {
 	t.Helper()
 	lost := &lossCounter{}
-	o := newOutbox(bus, slog.New(slog.DiscardHandler), lost)
+	o := newOutbox(bus, slog.New(slog.NewTextHandler(&lost.log, nil)), lost)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); o.work(ctx, o.rest) }()
@@ -164,9 +166,14 @@ func TestOutboxFull(t *testing.T) {
 			if lost.n.Load() != 0 {
 				t.Errorf("%d lost while there was room", lost.n.Load())
 			}
-			o.put(created(-1), created(-2), created(-3))
+			o.put(created(-1), created(-2))
+			time.Sleep(dropEvery)
+			o.put(created(-3))
 			if lost.n.Load() != 3 {
 				t.Errorf("%d lost of 3 that had no room", lost.n.Load())
+			}
+			if log := lost.log.String(); strings.Count(log, "\n") != 2 || strings.Count(log, "since_last=1") != 1 || strings.Count(log, "since_last=2") != 1 {
+				t.Errorf("the log says\n%s", log)
 			}
 			time.Sleep(2 * time.Minute)
 			if stored, _ := bus.seen(); lost.n.Load() != 3 || stored != 1+outboxRest {
