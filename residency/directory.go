@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"slices"
@@ -29,15 +30,16 @@ type Directory struct {
 	watcher Watcher
 	log     *slog.Logger
 	// known is nil until all documents have been read once.
-	known atomic.Pointer[map[string]entry]
+	known atomic.Pointer[map[string]Entry]
 	// current is when the documents were last proven to be the primary's, in Unix nanoseconds; 0: never.
 	current atomic.Int64
 }
 
-// entry is an organization, or why its document cannot be used.
-type entry struct {
-	org   Org
-	fault error
+// Entry is an organization that has a document, or why that cannot be used.
+type Entry struct {
+	Name  string
+	Org   Org
+	Fault error
 }
 
 // NewDirectory returns a directory that knows nothing before Run. log may be nil: discarded.
@@ -61,7 +63,7 @@ func (d *Directory) Run(ctx context.Context) error {
 
 // take makes the next state known. What is read is never changed.
 func (d *Directory) take(ctx context.Context, documents map[string][]byte, complete bool) {
-	next := map[string]entry{}
+	next := map[string]Entry{}
 	if last := d.known.Load(); last != nil && !complete {
 		next = maps.Clone(*last)
 	} else if !complete {
@@ -77,7 +79,7 @@ func (d *Directory) take(ctx context.Context, documents map[string][]byte, compl
 			d.log.LogAttrs(ctx, slog.LevelError, "document of an organization cannot be used; its sessions go by the strictest rules",
 				slog.String("org", name), slog.String("error", err.Error()))
 		}
-		next[name] = entry{org, err}
+		next[name] = Entry{name, org, err}
 	}
 	d.known.Store(&next)
 }
@@ -85,43 +87,44 @@ func (d *Directory) take(ctx context.Context, documents map[string][]byte, compl
 // Org returns an organization; one without a document is Default. It fails with ErrNotLoaded before the
 // documents have been read, and where a document cannot be used: then the strictest is to be assumed.
 func (d *Directory) Org(name string) (Org, error) {
-	known := d.known.Load()
-	if known == nil {
-		return Org{}, ErrNotLoaded
-	}
-	e, ok := (*known)[name]
-	if !ok {
-		return Default(name), nil
-	}
-	return e.org, e.fault
+	org, _, err := d.Lookup(name)
+	return org, err
 }
 
-// Has reports whether an organization has a document.
-func (d *Directory) Has(name string) bool {
+// Lookup returns an organization as Org does, and whether it has a document.
+func (d *Directory) Lookup(name string) (org Org, set bool, err error) {
 	known := d.known.Load()
 	if known == nil {
-		return false
+		return Org{}, false, ErrNotLoaded
 	}
-	_, ok := (*known)[name]
-	return ok
+	e, set := (*known)[name]
+	if !set {
+		return Default(name), false, nil
+	}
+	return e.Org, true, e.Fault
 }
 
-// List returns the organizations that have a document, sorted by name, and the faults of those that
-// cannot be used by name.
-func (d *Directory) List() (list []Org, faults map[string]error, err error) {
+// List returns the organizations that have a document and a name above after, sorted by name. It fails
+// with ErrNotLoaded before the documents have been read.
+func (d *Directory) List(after string) (iter.Seq[Entry], error) {
 	known := d.known.Load()
 	if known == nil {
-		return nil, nil, ErrNotLoaded
+		return nil, ErrNotLoaded
 	}
-	faults = map[string]error{}
-	for _, name := range slices.Sorted(maps.Keys(*known)) {
-		if e := (*known)[name]; e.fault != nil {
-			faults[name] = e.fault
-		} else {
-			list = append(list, e.org)
+	var names []string
+	for name := range *known {
+		if name > after {
+			names = append(names, name)
 		}
 	}
-	return list, faults, nil
+	slices.Sort(names)
+	return func(yield func(Entry) bool) {
+		for _, name := range names {
+			if !yield((*known)[name]) {
+				return
+			}
+		}
+	}, nil
 }
 
 // Current returns when the directory was last proven to hold what the primary region has; the zero time

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -69,6 +70,20 @@ type GetRequest struct {
 	Org string `json:"org"`
 }
 
+// ListRequest asks for a page of the organizations that have a document, by name.
+type ListRequest struct {
+	// After is the name after which the page begins: Next of the page before; empty: the first.
+	After string `json:"after,omitempty"`
+	// Limit is how many are wanted at most, 1 to 1000; 0: 1000.
+	Limit int `json:"limit,omitempty"`
+}
+
+// Bounds of a page, so that it is a message of NATS (1 MB by default) whatever stands in documents.
+const (
+	maxPage      = 1000
+	maxPageBytes = 512 << 10
+)
+
 // Reply says what holds, as of the region's copy.
 type Reply struct {
 	// Region is whose copy it is, Primary where organizations are changed; empty: nowhere.
@@ -80,8 +95,10 @@ type Reply struct {
 	Org     *Org `json:"org,omitempty"`
 	Changed bool `json:"changed,omitempty"`
 	Set     bool `json:"set,omitempty"`
-	// Orgs are all that have a document.
+	// Orgs are those of the page.
 	Orgs []Org `json:"orgs,omitempty"`
+	// Next is the name after which the next page begins. Empty: this was the last.
+	Next string `json:"next,omitempty"`
 	// Warnings are what an operator should know.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -246,27 +263,61 @@ func (r *Registrar) Get(_ context.Context, q GetRequest) (Reply, error) {
 	if !events.ValidToken(q.Org) {
 		return Reply{}, refuse(http.StatusBadRequest, "organization %q: want 1 to %d of a-z 0-9 - _", q.Org, events.MaxToken)
 	}
-	org, err := r.cfg.Directory.Org(q.Org)
+	org, set, err := r.cfg.Directory.Lookup(q.Org)
 	if err != nil {
 		return Reply{}, refuse(http.StatusServiceUnavailable, "%v", err)
 	}
 	reply := r.reply(time.Now())
-	reply.Org, reply.Set = &org, r.cfg.Directory.Has(q.Org)
+	reply.Org, reply.Set = &org, set
 	return reply, nil
 }
 
-// List returns all that have a document.
-func (r *Registrar) List(context.Context, struct{}) (Reply, error) {
-	list, faults, err := r.cfg.Directory.List()
+// List returns a page of those that have a document. It may hold fewer than were wanted and go on; those
+// whose document cannot be used stand in Warnings.
+func (r *Registrar) List(_ context.Context, q ListRequest) (Reply, error) {
+	if q.Limit < 0 || q.Limit > maxPage {
+		return Reply{}, refuse(http.StatusBadRequest, "limit %d: want 1 to %d", q.Limit, maxPage)
+	}
+	list, err := r.cfg.Directory.List(q.After)
 	if err != nil {
 		return Reply{}, refuse(http.StatusServiceUnavailable, "%v", err)
 	}
 	reply := r.reply(time.Now())
-	reply.Orgs = list
-	for _, fault := range faults {
-		reply.Warnings = append(reply.Warnings, fault.Error())
+	listed, size, last, limit := 0, 0, "", cmp.Or(q.Limit, maxPage)
+	for e := range list {
+		if listed == limit || size >= maxPageBytes {
+			reply.Next = last
+			break
+		}
+		listed, last = listed+1, e.Name
+		if e.Fault != nil {
+			warning := short(e.Fault.Error())
+			reply.Warnings, size = append(reply.Warnings, warning), size+sizeOf(warning)
+			continue
+		}
+		reply.Orgs, size = append(reply.Orgs, e.Org), size+sizeOf(e.Org)
 	}
 	return reply, nil
+}
+
+// maxWarning bounds in bytes what is said of one document.
+const maxWarning = 512
+
+// short returns the beginning of what is said of a document, which may quote it.
+func short(s string) string {
+	if len(s) <= maxWarning {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxWarning], "") + "..."
+}
+
+// sizeOf returns about how many bytes a value takes in a reply.
+func sizeOf(v any) int {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return 0 // then neither can the reply be written
+	}
+	return len(data) + 1
 }
 
 // staleAfter is the age from which an answer says that it may be old.

@@ -161,7 +161,7 @@ func TestDirectory(t *testing.T) {
 	if _, err := d.Org("acme"); !errors.Is(err, residency.ErrNotLoaded) || !d.Current().IsZero() {
 		t.Errorf("before anything was read: %v", err)
 	}
-	if _, _, err := d.List(); !errors.Is(err, residency.ErrNotLoaded) {
+	if _, err := d.List(""); !errors.Is(err, residency.ErrNotLoaded) {
 		t.Errorf("before anything was read: %v", err)
 	}
 	follow(t, d)
@@ -189,13 +189,35 @@ func TestDirectory(t *testing.T) {
 	expect("future", residency.TakeoverStrict, false)
 	f.tell(map[string][]byte{"future": nil}, false)
 	expect("future", residency.TakeoverAvailable, false)
-	list, faults, err := d.List()
-	if err != nil || len(list) != 2 || list[0].Org != "acme" || list[1].Org != "zenith" || len(faults) != 0 || d.Ready() != nil || d.Current().IsZero() {
-		t.Errorf("list: %+v, %v, %v", list, faults, err)
+	listed := func(after string) (names []string) {
+		t.Helper()
+		list, err := d.List(after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e := range list {
+			if e.Fault != nil || e.Org.Org != e.Name {
+				t.Errorf("%+v", e)
+			}
+			names = append(names, e.Name)
+		}
+		return names
+	}
+	if diff := cmp.Diff([]string{"acme", "zenith"}, listed("")); diff != "" || d.Ready() != nil || d.Current().IsZero() {
+		t.Errorf("list (-want +got):\n%s", diff)
+	}
+	if got := listed("acme"); len(got) != 1 || got[0] != "zenith" {
+		t.Errorf("after acme: %v", got)
+	}
+	if _, set, err := d.Lookup("acme"); err != nil || !set {
+		t.Errorf("acme: set %t, %v", set, err)
+	}
+	if o, set, err := d.Lookup("nobody"); err != nil || set || o != residency.Default("nobody") {
+		t.Errorf("nobody: %+v, set %t, %v", o, set, err)
 	}
 	f.tell(map[string][]byte{"zenith": document(t, "zenith", residency.TakeoverStrict)}, true)
-	if list, _, _ = d.List(); len(list) != 1 {
-		t.Errorf("what is gone is still listed: %+v", list)
+	if got := listed(""); len(got) != 1 {
+		t.Errorf("what is gone is still listed: %v", got)
 	}
 }
 
@@ -333,6 +355,67 @@ func TestGetAndList(t *testing.T) {
 	}
 	if _, err = ask(residency.MethodGet, residency.GetRequest{Org: "a b"}); err == nil {
 		t.Error("a name that cannot be was looked up")
+	}
+}
+
+// TestListPages follows pages to the end: all are listed once, by name, those that cannot be used with
+// the reason, and each page is a message of NATS.
+func TestListPages(t *testing.T) {
+	s, want, broken := newShelf(), []string{}, []string{}
+	for i := range 2500 {
+		name := fmt.Sprintf("org-%04d", i)
+		switch {
+		case i%100 == 7: // a document that says a lot
+			s.documents[name] = []byte(`{"version":1,"org":"` + name + `","takeover":"` + strings.Repeat(`\u0001`, 10_000) + `"}`)
+			broken = append(broken, name)
+		case i < 100:
+			o := residency.Default(name)
+			o.ChangedBy = strings.Repeat("\x01", 10_000)
+			data, err := residency.Encode(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.documents[name] = data
+			want = append(want, name)
+		default:
+			s.documents[name] = document(t, name, residency.TakeoverStrict)
+			want = append(want, name)
+		}
+	}
+	r := line{}.add(t, "ap-southeast-1", "eu-west-1", s)
+	for _, limit := range []int{0, 999, 7} {
+		var got, warned []string
+		pages := 0
+		for q, more := (residency.ListRequest{Limit: limit}), true; more; pages++ {
+			reply, err := r.List(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if data, err := json.Marshal(reply); err != nil || len(data) > 1<<20-10_000 || limit > 0 && len(reply.Orgs) > limit {
+				t.Fatalf("a page of %d, %d bytes, %v", len(reply.Orgs), len(data), err)
+			}
+			for _, o := range reply.Orgs {
+				got = append(got, o.Org)
+			}
+			for _, w := range reply.Warnings {
+				warned = append(warned, strings.TrimPrefix(strings.Split(w, ":")[0], "organization "))
+			}
+			q.After, more = reply.Next, reply.Next != ""
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("limit %d: (-want +got):\n%s", limit, diff)
+		}
+		if diff := cmp.Diff(broken, warned); diff != "" {
+			t.Errorf("limit %d: warnings (-want +got):\n%s", limit, diff)
+		}
+		if limit == 0 && pages < 8 {
+			t.Errorf("6 MB came in %d pages", pages)
+		}
+	}
+	for _, limit := range []int{-1, 1001} {
+		if _, err := r.List(t.Context(), residency.ListRequest{Limit: limit}); err == nil {
+			t.Errorf("a page of %d was given", limit)
+		}
 	}
 }
 

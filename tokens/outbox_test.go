@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -62,4 +63,37 @@ func TestEventsOutliveService(t *testing.T) {
 	if l, ok := seen["berth.v1.lock.eu-west-1.eu-west-1-a.released"].(*events.LockReleased); ok && (l.Epoch.Number != 2 || l.To.Server != "eu-west-1-b") {
 		t.Errorf("the release says %+v", l)
 	}
+}
+
+// TestEventsOutliveStream takes the stream of events away for as long as an election may take, while
+// sessions are begun: what happened to them is in it once it is back.
+func TestEventsOutliveStream(t *testing.T) {
+	withoutLeader(t, func(t *testing.T, l *leaderless) {
+		if err := l.other.JetStream().DeleteStream(t.Context(), jetstream.StreamEvents); err != nil {
+			t.Fatal(err)
+		}
+		began, missing := time.Now(), map[string]bool{}
+		for range 7 {
+			missing[login(t, l.service).SessionID] = true
+			time.Sleep(time.Second)
+		}
+		if err := l.other.Provision(t.Context(), jetstream.Topology{Memory: true}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		messages, err := l.other.Recent(t.Context(), began, "berth.v1.session."+dublin+".created")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range messages {
+			e, err := events.Decode(m.Subject, m.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			delete(missing, e.(*events.Session).Session)
+		}
+		if len(missing) != 0 {
+			t.Errorf("nothing tells of %v", missing)
+		}
+	})
 }

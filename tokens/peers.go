@@ -109,7 +109,7 @@ func (s *Service) admit(offer sessions.Record) string {
 	if !ok || server.Region != s.cfg.Region || server.State != events.StateUp {
 		return refusedServer
 	}
-	if s.mayAnswer(context.Background(), &offer) != nil { // else it could be taken over before it is answered here
+	if s.mayAnswer(&offer) != nil { // else it could be taken over before it is answered here
 		return refusedLease
 	}
 	return ""

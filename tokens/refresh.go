@@ -67,10 +67,13 @@ func (s *Service) redemption(c call, req api.RefreshRequest) (*redemption, error
 	return &redemption{s: s, call: c, req: req, view: view, stale: s.cfg.Stale(), now: time.Now()}, nil
 }
 
+// clockUntrusted is what clients are told while Config.Clock fails.
+const clockUntrusted = "the service's clock is not known to be right"
+
 // able returns the view to place sessions by. It fails with *api.Error while none can be.
 func (s *Service) able() (*registry.View, error) {
 	if err := s.cfg.Clock(); err != nil {
-		return nil, unavailable("the service's clock is wrong", err)
+		return nil, unavailable(clockUntrusted, err)
 	}
 	view := s.cfg.View()
 	if view == nil {
@@ -94,6 +97,7 @@ func (r *redemption) request(in sessions.Request) sessions.Request {
 // durable.
 func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outcome, err error) (api.TokensReply, error) {
 	if err != nil {
+		s.countStrict(ctx, err)
 		s.metrics.refused(asError(refreshError(err)).Code)
 		return api.TokensReply{}, refreshError(err)
 	}
@@ -239,7 +243,7 @@ var _ sessions.Busier = (*redemption)(nil)
 // probe), failed by a probe that this refresh asked for, or twice reported out of reach by its
 // client.
 func (r *redemption) Dead(ctx context.Context, rec sessions.Record) (dead bool, err error) {
-	if err := r.s.mayAnswer(ctx, &rec); err != nil {
+	if err := r.s.mayAnswer(&rec); err != nil {
 		return false, err
 	}
 	defer func() { r.dead = dead }()
@@ -348,7 +352,7 @@ func (r *redemption) Stay(rec sessions.Record) sessions.Answer {
 func (r *redemption) Sign(rec *sessions.Record) (err error) {
 	r.access, r.unsigned = "", nil // if there is one, it is of another record
 	if !r.takenOver {
-		if err := r.s.mayAnswer(context.Background(), rec); err != nil { // it has taken its time
+		if err := r.s.mayAnswer(rec); err != nil { // it has taken its time
 			return err
 		}
 	}
@@ -393,7 +397,7 @@ func rebuilt(c *api.RefreshClaims) sessions.Record {
 func rtts(ms map[string]float64) []placement.RTT {
 	list := make([]placement.RTT, 0, len(ms))
 	for id, v := range ms {
-		if v > 0 && v < 60_000 {
+		if v > 0 && v < 60_000 && len(id) <= events.MaxToken { // no server has a longer name
 			list = append(list, placement.RTT{ServerID: id, MS: v})
 		}
 	}

@@ -133,8 +133,8 @@ func TestAClientsWordOutweighsAStaleView(t *testing.T) {
 	}
 }
 
-// TestAWrongClockJudgesNobody: a service that knows its clock to be wrong begins and refreshes no
-// session; by that clock an honest client could be a thief.
+// TestAWrongClockJudgesNobody: a service that does not know its clock to be right begins and refreshes
+// no session; by that clock an honest client could be a thief, and its token a bad one.
 func TestAWrongClockJudgesNobody(t *testing.T) {
 	a, _ := healthy(t, "eu-west-1-a", dublin)
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
@@ -151,13 +151,16 @@ func TestAWrongClockJudgesNobody(t *testing.T) {
 	second := granted(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: first.RefreshToken})
 	wrong.Store(true)
 	before := f.record(first.SessionID)
-	for _, token := range []string{first.RefreshToken, second.RefreshToken} {
+	bad := second.RefreshToken + "a"
+	for _, token := range []string{first.RefreshToken, second.RefreshToken, bad} {
 		refused(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: token}, api.CodeUnavailable)
 	}
+	refused(t, s, "/v1/logout", api.LogoutRequest{RefreshToken: bad}, api.CodeUnavailable)
 	refused(t, s, "/v1/login", api.LoginRequest{Username: "ada", Password: "ada-dev"}, api.CodeUnavailable)
 	if diff := cmp.Diff(before, f.record(first.SessionID)); diff != "" {
 		t.Errorf("the record has changed (-before +after):\n%s", diff)
 	}
 	wrong.Store(false)
+	refused(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: bad}, api.CodeInvalidToken)
 	granted(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: second.RefreshToken})
 }

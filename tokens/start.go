@@ -57,8 +57,9 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	if rec.ClientID == "" {
 		rec.ClientID = "berth"
 	}
-	if err := s.mayAnswer(ctx, &rec); err != nil {
-		return api.TokensReply{}, err
+	if err := s.mayAnswer(&rec); err != nil {
+		s.countStrict(ctx, err)
+		return api.TokensReply{}, asError(err)
 	}
 	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: c.location, StartedAt: now}
 	d := placement.Decide(pr, &view.View, s.cfg.Policy, now)

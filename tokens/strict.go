@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -41,13 +42,15 @@ func newStrictness(c *Config) *strictness {
 
 // hearLease notes a view update. Those of the own region come each second.
 func (s *Service) hearLease(u events.ViewHead) {
-	complete := u.Region == s.cfg.Region && s.complete()
+	own := u.Region == s.cfg.Region
+	complete := own && s.complete()
 	x := s.strictness
 	x.mu.Lock()
-	defer x.mu.Unlock()
 	x.lease.Hear(u, x.now())
-	if u.Region == s.cfg.Region {
-		x.lease.Answers(x.now(), complete)
+	held := own && x.lease.Answers(x.now(), complete) == sessions.LeaseHeld
+	x.mu.Unlock()
+	if held {
+		x.tell(context.Background(), sessions.LeaseHeld)
 	}
 }
 
@@ -64,7 +67,7 @@ func (s *Service) strict(org string) bool {
 func (s *Service) complete() bool { return s.cfg.Complete == nil || s.cfg.Complete() == nil }
 
 // mayAnswer returns why this region may not answer for a session of its own now, nil if it may.
-func (s *Service) mayAnswer(ctx context.Context, rec *sessions.Record) error {
+func (s *Service) mayAnswer(rec *sessions.Record) error {
 	if !s.strict(rec.Org) {
 		return nil
 	}
@@ -73,30 +76,54 @@ func (s *Service) mayAnswer(ctx context.Context, rec *sessions.Record) error {
 	x.mu.Lock()
 	fault := x.lease.Answers(x.now(), complete)
 	other, pair := x.lease.Other()
-	told := x.told
-	x.told = fault
 	x.mu.Unlock()
-	if fault != told {
-		x.tell(ctx, fault)
-	}
 	if fault == sessions.LeaseHeld || pair && rec.Free(other) {
 		return nil
 	}
-	s.metrics.strict.WithLabelValues(string(fault)).Inc()
 	return strictRefusal(fault)
+}
+
+// noLease is a refusal for want of a lease.
+type noLease struct {
+	fault   sessions.LeaseFault
+	refusal *api.Error // what a client is told
+}
+
+func (e *noLease) Error() string { return e.refusal.Error() }
+
+// Unwrap returns what a client is told.
+func (e *noLease) Unwrap() error { return e.refusal }
+
+// countStrict counts a request of which a client is told that it was refused, if that was for want
+// of a lease.
+func (s *Service) countStrict(ctx context.Context, err error) {
+	var refused *noLease
+	if !errors.As(err, &refused) {
+		return
+	}
+	s.metrics.strict.WithLabelValues(string(refused.fault)).Inc()
+	if refused.fault != sessions.LeaseOwner { // this region answers for its own sessions all the same
+		s.strictness.tell(ctx, refused.fault)
+	}
 }
 
 // tell logs that the region stops answering for strict organizations, or goes on.
 func (x *strictness) tell(ctx context.Context, fault sessions.LeaseFault) {
-	if fault == sessions.LeaseHeld {
+	x.mu.Lock()
+	told := x.told
+	x.told = fault
+	x.mu.Unlock()
+	switch fault {
+	case told:
+	case sessions.LeaseHeld:
 		x.log.LogAttrs(ctx, slog.LevelInfo, "sessions of strict organizations are answered again")
-		return
+	default:
+		x.log.LogAttrs(ctx, slog.LevelWarn, "sessions of strict organizations are not answered", slog.String("reason", string(fault)))
 	}
-	x.log.LogAttrs(ctx, slog.LevelWarn, "sessions of strict organizations are not answered", slog.String("reason", string(fault)))
 }
 
-// strictRefusal is what a client is told.
-func strictRefusal(fault sessions.LeaseFault) *api.Error {
+// strictRefusal returns the refusal for a fault.
+func strictRefusal(fault sessions.LeaseFault) *noLease {
 	why := map[sessions.LeaseFault]string{
 		sessions.LeaseLost:     "this region is not heard by enough others",
 		sessions.LeaseSettling: "this region is heard again and learns first what others have taken over",
@@ -105,10 +132,10 @@ func strictRefusal(fault sessions.LeaseFault) *api.Error {
 		sessions.LeaseOwner:    "its region is out of reach and may still serve it",
 		sessions.LeaseHeir:     "another region goes on with the session",
 	}[fault]
-	return &api.Error{
+	return &noLease{fault, &api.Error{
 		Code: api.CodeUnavailable, RetryAfter: strictRetry,
 		Detail: "no two regions may serve a session of this organization (takeover: strict): " + why + " (" + string(fault) + ")",
-	}
+	}}
 }
 
 // mayTakeStrictly returns which region is to go on with a session whose owner is out of reach: this one,
@@ -128,7 +155,6 @@ func (s *Service) mayTakeStrictly(claims *api.RefreshClaims, owner string) (regi
 	case sessions.LeaseHeir:
 		return heir, nil
 	default:
-		s.metrics.strict.WithLabelValues(string(fault)).Inc()
 		return "", strictRefusal(fault)
 	}
 }

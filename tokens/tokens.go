@@ -77,8 +77,8 @@ type Config struct {
 	// their server fails a probe. nil: it never is.
 	Stale func() bool
 	// Clock says why this machine's clock cannot be trusted, nil if it can. While it cannot, no
-	// session is begun or refreshed: by a clock far enough from another service's an honest client
-	// is a thief. nil: it always can.
+	// session is begun or refreshed, nor a token refused for good: by a clock far enough from
+	// another service's an honest client is a thief. nil: it always can.
 	Clock func() error
 	// Store holds the region's sessions.
 	Store sessions.Store

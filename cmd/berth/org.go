@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/berthhq/berth/jetstream"
@@ -74,15 +75,44 @@ type orgListCmd struct {
 	JSON bool `name:"json" help:"Print the token service's answer."`
 }
 
-// Run asks a token service of the region at hand.
+// Run asks the token services of the region at hand, page by page.
 func (c *orgListCmd) Run(p *program) error {
-	return operateOrgs(p, c.natsFlags, residency.MethodList, struct{}{}, c.JSON, func(reply residency.Reply) error {
-		if err := orgTable(p, reply.Orgs); err != nil {
-			return err
+	return reachOrgs(p, c.natsFlags, func(o orgs) error {
+		var all residency.Reply
+		for q, more := (residency.ListRequest{}), true; more; q.After = all.Next {
+			page, err := o.ask(p.ctx, residency.MethodList, q)
+			if err != nil {
+				return err
+			}
+			if more = page.Next != ""; more && page.Next <= q.After {
+				return fmt.Errorf("read answer of the token service of %s: its list goes back from %q to %q", o.region(), q.After, page.Next)
+			}
+			all = joined(all, page)
 		}
-		_, err := fmt.Fprintf(p.stdout, "%s as of %s; they are changed in %s\n", count(len(reply.Orgs), "organization"), reply.Region, cmp.Or(reply.Primary, "no region"))
-		return err
+		return o.print(p, all, c.JSON, func(reply residency.Reply) error {
+			if err := orgTable(p, reply.Orgs); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(p.stdout, "%s as of %s; they are changed in %s\n", count(len(reply.Orgs), "organization"), reply.Region, cmp.Or(reply.Primary, "no region"))
+			return err
+		})
 	})
+}
+
+// joined returns what a list's pages say together: they are as old as the oldest.
+func joined(all, page residency.Reply) residency.Reply {
+	if all.Region != "" {
+		if all.AgeMS < 0 || page.AgeMS >= 0 && all.AgeMS > page.AgeMS {
+			page.AgeMS = all.AgeMS
+		}
+		for _, w := range page.Warnings {
+			if !slices.Contains(all.Warnings, w) {
+				all.Warnings = append(all.Warnings, w)
+			}
+		}
+		page.Orgs, page.Warnings = append(all.Orgs, page.Orgs...), all.Warnings
+	}
+	return page
 }
 
 func orgTable(p *program, list []residency.Org) error {
@@ -94,43 +124,66 @@ func orgTable(p *program, list []residency.Org) error {
 	return t.Flush()
 }
 
-// operateOrgs asks a token service of the region at hand and has its answer printed.
-func operateOrgs(p *program, f natsFlags, method string, request any, asJSON bool, show func(residency.Reply) error) error {
+// orgs is a connection by which the token services of the region at hand are asked about organizations.
+type orgs struct{ conn *jetstream.Conn }
+
+// reachOrgs connects for one command.
+func reachOrgs(p *program, f natsFlags, fn func(orgs) error) error {
 	conn, err := f.dial(p, "org")
 	if err != nil {
 		return err
 	}
 	defer closeConn(p, conn)
-	ctx, cancel := context.WithTimeout(p.ctx, listTimeout)
+	return fn(orgs{conn})
+}
+
+func (o orgs) region() string { return o.conn.Region() }
+
+// ask asks once.
+func (o orgs) ask(ctx context.Context, method string, request any) (reply residency.Reply, err error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	data, err := json.Marshal(request)
 	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
+		return reply, fmt.Errorf("encode request: %w", err)
 	}
-	region := conn.Region()
-	answer, err := conn.OrgCaller().Call(ctx, residency.Subject(region, method), data)
+	answer, err := o.conn.OrgCaller().Call(ctx, residency.Subject(o.region(), method), data)
 	refused := (*residency.Refusal)(nil)
 	switch {
 	case errors.As(err, &refused):
-		return refused
+		return reply, refused
 	case errors.Is(err, jetstream.ErrNoResponders):
-		return fmt.Errorf("no token service of region %s can be reached", region)
+		return reply, fmt.Errorf("no token service of region %s can be reached", o.region())
 	case err != nil:
-		return err
+		return reply, err
 	}
-	var reply residency.Reply
 	if err := json.Unmarshal(answer, &reply); err != nil {
-		return fmt.Errorf("read answer of the token service of %s: %w", region, err)
+		return reply, fmt.Errorf("read answer of the token service of %s: %w", o.region(), err)
 	}
 	if method != residency.MethodList && reply.Org == nil {
-		return fmt.Errorf("read answer of the token service of %s: it names no organization", region)
+		return reply, fmt.Errorf("read answer of the token service of %s: it names no organization", o.region())
 	}
+	return reply, nil
+}
+
+// print prints an answer, and what it warns of.
+func (orgs) print(p *program, reply residency.Reply, asJSON bool, show func(residency.Reply) error) error {
 	if asJSON {
-		if err := printJSON(p, reply); err != nil {
-			return err
-		}
-	} else if err := show(reply); err != nil {
+		show = func(reply residency.Reply) error { return printJSON(p, reply) }
+	}
+	if err := show(reply); err != nil {
 		return err
 	}
 	return warn(p, reply.Warnings)
+}
+
+// operateOrgs asks a token service of the region at hand and has its answer printed.
+func operateOrgs(p *program, f natsFlags, method string, request any, asJSON bool, show func(residency.Reply) error) error {
+	return reachOrgs(p, f, func(o orgs) error {
+		reply, err := o.ask(p.ctx, method, request)
+		if err != nil {
+			return err
+		}
+		return o.print(p, reply, asJSON, show)
+	})
 }

@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/dev"
+	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/residency"
 )
@@ -46,4 +48,56 @@ func TestOrg(t *testing.T) {
 	if stdout, _, code = operatorCommand(t, other, "", "org", "set", "acme", "--takeover", "available", "--json"); code != 0 || !strings.Contains(stdout, `"changed": true`) {
 		t.Errorf("set back: exit code %d, %q", code, stdout)
 	}
+
+	// More than a message of NATS holds: the list comes in pages.
+	written := manyOrgs(t, primary.Regions[0], 4500)
+	var reply residency.Reply
+	jetstreamtest.Eventually(t, 20*time.Second, "all organizations are known", func() bool {
+		stdout, stderr, code := operatorCommand(t, other, "", "org", "list", "--json")
+		if code != 0 || stderr != "" {
+			t.Fatalf("list: exit code %d, %q", code, stderr)
+		}
+		return json.Unmarshal([]byte(stdout), &reply) == nil && len(reply.Orgs) >= written+1
+	})
+	last := ""
+	for _, o := range reply.Orgs {
+		if o.Org <= last {
+			t.Fatalf("%s is listed after %s", o.Org, last)
+		}
+		last = o.Org
+	}
+	if len(reply.Orgs) != written+1 || reply.Next != "" || reply.Primary != "eu-west-1" || reply.AgeMS < 0 {
+		t.Errorf("%d organizations, %+v", len(reply.Orgs), residency.Reply{Next: reply.Next, Primary: reply.Primary, AgeMS: reply.AgeMS})
+	}
+	if stdout, _, code = operatorCommand(t, other, "", "org", "list"); code != 0 || !strings.Contains(stdout, "4501 organizations as of ap-southeast-1") {
+		t.Errorf("list: exit code %d", code)
+	}
+}
+
+// manyOrgs writes n organizations, which take more than a megabyte.
+func manyOrgs(t *testing.T, at dev.ReadyRegion, n int) int {
+	t.Helper()
+	js := jetstreamtest.Dial(t, at.NATSURL, func(c *jetstream.Config) { c.Region = at.Region }).JetStream()
+	size := 0
+	for i := range n {
+		o := residency.Default(fmt.Sprintf("%s-%04d", strings.Repeat("o", 50), i))
+		o.ChangedAt, o.ChangedBy = time.Now().UTC(), strings.Repeat("b", 128)
+		data, err := residency.Encode(o)
+		if err == nil {
+			_, err = js.PublishAsync("$KV."+jetstream.BucketOrgs+"."+o.Org, data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		size += len(data)
+	}
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the organizations were not stored")
+	}
+	if size <= 1<<20 {
+		t.Fatalf("%d bytes fit into a message", size)
+	}
+	return n
 }

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -15,12 +16,14 @@ import (
 //
 // A clock drifts slowly: comparing it each clockEvery is enough. It jumps at once, when somebody
 // or NTP sets it: each clockLook it is seen whether it went as the monotonic clock did, to within
-// maxJump, and compared if not, and as long as it is off.
+// maxJump, and compared if not, and as long as it is off. The first looks come sooner, for a service
+// waits for the first comparison.
 const (
 	maxSkew      = 5 * time.Second
 	maxJump      = time.Second
 	clockEvery   = 30 * time.Second
 	clockLook    = time.Second
+	clockSoon    = 100 * time.Millisecond
 	clockTimeout = 2 * time.Second
 )
 
@@ -31,12 +34,18 @@ type clock struct {
 	// wall is the time as this machine has it. nil: time.Now.
 	wall func() time.Time
 	log  *slog.Logger
-	// off is how far the clock is off, if that is too far; 0: it is not.
-	off atomic.Int64
+	// compared says that the clock was compared once. off is how far the clock is off, if that is too far; 0: it is not.
+	compared atomic.Bool
+	off      atomic.Int64
 }
+
+var errNotCompared = errors.New("the clock has not been compared with NATS's yet")
 
 // ready returns nil while the clock can be trusted.
 func (c *clock) ready() error {
+	if !c.compared.Load() {
+		return errNotCompared
+	}
 	if off := time.Duration(c.off.Load()); off != 0 {
 		where := "ahead of"
 		if off < 0 {
@@ -48,16 +57,15 @@ func (c *clock) ready() error {
 	return nil
 }
 
-// run compares until ctx ends. While NATS cannot be asked, the last word counts.
+// run compares until ctx ends. While NATS cannot be asked, the last word counts; before the first the
+// clock is not trusted.
 func (c *clock) run(ctx context.Context) {
 	if c.wall == nil {
 		c.wall = time.Now
 	}
-	look := time.NewTicker(clockLook)
-	defer look.Stop()
 	var compared, seen time.Time // by the monotonic clock
 	var showed time.Time         // by the other, at seen
-	for ctx.Err() == nil {
+	for pause := clockSoon; ctx.Err() == nil; pause = min(2*pause, clockLook) {
 		now, wall := time.Now(), c.wall().Round(0)
 		jump := wall.Sub(showed) - now.Sub(seen)
 		seen, showed = now, wall
@@ -70,7 +78,7 @@ func (c *clock) run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-		case <-look.C:
+		case <-time.After(pause):
 		}
 	}
 }
@@ -91,5 +99,6 @@ func (c *clock) compare(ctx context.Context) error {
 	} else if before != 0 && skew == 0 {
 		c.log.LogAttrs(ctx, slog.LevelInfo, "this machine's clock agrees with NATS's again")
 	}
+	c.compared.Store(true)
 	return nil
 }

@@ -23,12 +23,16 @@ func TestClock(t *testing.T) {
 		skew: func(context.Context) (time.Duration, time.Duration, error) { return skew, within, fault },
 		log:  slog.New(slog.NewTextHandler(&out, nil)),
 	}
+	if err := c.ready(); !errors.Is(err, errNotCompared) {
+		t.Errorf("before the first comparison: ready says %v", err)
+	}
 	for _, step := range []struct {
 		name         string
 		skew, within time.Duration
 		fault        error
 		ready        bool
 	}{
+		{"NATS away at first", 0, 0, errors.New("away"), false},
 		{"agrees", 2 * time.Millisecond, time.Millisecond, nil, true},
 		{"at the bound", -5 * time.Second, 0, nil, true},
 		{"far ahead", 40 * time.Second, time.Millisecond, nil, false},
@@ -105,6 +109,36 @@ func TestClockJumps(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// TestClockStart: a service begins when NATS cannot be asked yet. Its clock is not trusted before it was
+// compared, and is soon after it can be.
+func TestClockStart(t *testing.T) {
+	for _, away := range []time.Duration{0, 50 * time.Millisecond, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			c := &clock{
+				skew: func(context.Context) (time.Duration, time.Duration, error) {
+					if time.Since(began) < away {
+						return 0, 0, errors.New("away")
+					}
+					return 0, time.Millisecond, nil
+				},
+				log: slog.New(slog.DiscardHandler),
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); c.run(ctx) }()
+			for synctest.Wait(); c.ready() != nil; synctest.Wait() {
+				time.Sleep(time.Millisecond)
+			}
+			if took := time.Since(began); took < away || took > away+min(clockLook, away+clockSoon) || away == 0 && took > 0 {
+				t.Errorf("NATS away for %s: ready after %s", away, took)
+			}
+			cancel()
+			<-done
+		})
+	}
 }
 
 // TestSkew compares this machine's clock with that of a NATS on it.
