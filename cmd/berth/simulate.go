@@ -37,6 +37,9 @@ func (c *simulateCmd) Run(p *program) error {
 	study.Progress = bar.show
 	report, err := study.Do(p.ctx)
 	bar.clear()
+	if p.ctx.Err() != nil {
+		return fmt.Errorf("simulate %s: interrupted", c.Scenario)
+	}
 	if err != nil {
 		return err
 	}

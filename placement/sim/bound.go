@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -13,8 +14,8 @@ const PolicyBound = "bound"
 // Bound returns the figures that a fleet would have whose load could be split like a fluid and
 // moved at no cost: every server of every region as busy as the whole fleet. What it adds in
 // time is the least by which no region is above 100 %, by the dual of the assignment problem.
-func (r Run) Bound() (Result, error) {
-	s, err := r.prepare()
+func (r Run) Bound(ctx context.Context) (Result, error) {
+	s, err := r.prepare(ctx)
 	if err != nil {
 		return Result{}, err
 	}

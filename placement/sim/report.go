@@ -63,7 +63,7 @@ func (s Study) Do(ctx context.Context) (*Report, error) {
 				run := Run{Scenario: s.Scenario, Places: s.Places, Policy: names[i], Seed: s.Seed + uint64(j)}
 				if i == 0 {
 					run.Policy = ""
-					result, err := run.Bound()
+					result, err := run.Bound(ctx)
 					r.Rows[i].Runs[j] = result
 					return err
 				}

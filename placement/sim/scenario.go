@@ -117,7 +117,9 @@ func Shipped(name string) (Scenario, error) {
 // Bounds of a scenario, so that none takes all memory.
 const (
 	maxClients  = 1_000_000
+	maxRegions  = 500
 	maxServers  = 10_000
+	maxWays     = 50_000 // between places and regions
 	maxServices = 100
 	maxDuration = 7 * 24 * time.Hour
 )
@@ -201,6 +203,9 @@ func (s *Scenario) validate() error {
 func (s *Scenario) validateRegions() error {
 	if len(s.Regions) == 0 {
 		return errors.New("regions: want at least one")
+	}
+	if len(s.Regions) > maxRegions {
+		return fmt.Errorf("regions: %d: want at most %d", len(s.Regions), maxRegions)
 	}
 	servers, shares := 0, 0
 	seen := map[string]bool{}

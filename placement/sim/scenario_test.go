@@ -24,7 +24,7 @@ func TestShippedScenariosAreSound(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, s, err)
 			continue
 		}
-		if _, err := (sim.Run{Scenario: s, Places: p}).Bound(); err != nil {
+		if _, err := (sim.Run{Scenario: s, Places: p}).Bound(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -70,7 +70,9 @@ type place struct {
 	// a client there has measured, to one server a region.
 	ms      []float64
 	rtt     []placement.RTT
-	arrived string // the closest region
+	closest int    // the closest region
+	arrived string // its name
+	weight  float64
 }
 
 // client is somebody with a session.
@@ -91,34 +93,41 @@ const nobody = -1
 
 // Do runs the scenario to its end.
 func (r Run) Do(ctx context.Context) (Result, error) {
-	s, err := r.prepare()
+	s, err := r.prepare(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	end := steps(s.Duration)
 	for s.now = 0; s.now < end; s.now++ {
-		if s.now%(60*perSecond) == 0 {
-			if ctx.Err() != nil {
-				return Result{}, fmt.Errorf("simulate %s: %w", s.Name, context.Cause(ctx))
-			}
-			if r.Progress != nil {
-				r.Progress(float64(s.now) / float64(end))
-			}
+		if r.Progress != nil && s.now%(60*perSecond) == 0 {
+			r.Progress(float64(s.now) / float64(end))
 		}
-		s.happen()
+		s.happen(ctx)
 		s.stir()
 		s.report()
 		s.solve()
-		s.refreshes()
+		s.refreshes(ctx)
 		if s.now%perSecond == 0 {
 			s.sample()
+		}
+		if err := s.stopped(ctx); err != nil {
+			return Result{}, err
 		}
 	}
 	return s.meter.result(s, r), nil
 }
 
+// stopped returns an error once the context has ended. What goes through all clients looks at
+// it for each, and leaves off: a step of a large fleet takes long.
+func (s *simulation) stopped(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("simulate %s: %w", s.Name, context.Cause(ctx))
+}
+
 // prepare lays the fleet and the clients out.
-func (r Run) prepare() (*simulation, error) {
+func (r Run) prepare(ctx context.Context) (*simulation, error) {
 	if err := r.Scenario.validate(); err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
@@ -133,6 +142,9 @@ func (r Run) prepare() (*simulation, error) {
 	if err := s.policy.Validate(); err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
+	if err := s.stopped(ctx); err != nil {
+		return nil, err
+	}
 	shares, err := s.settle(r.Places)
 	if err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
@@ -144,7 +156,10 @@ func (r Run) prepare() (*simulation, error) {
 		s.due[i] = nobody
 	}
 	for range s.Clients {
-		s.arrive(s.random.IntN(steps(s.Refresh)), nobody, s.draw())
+		if err := s.stopped(ctx); err != nil {
+			return nil, err
+		}
+		s.arrive(s.random.IntN(steps(s.Refresh)), nobody, s.draw(""))
 	}
 	s.meter.prepare(s)
 	return s, nil
@@ -156,8 +171,11 @@ func steps(d time.Duration) int { return max(1, int(d/step)) }
 // time returns the time at the present step.
 func (s *simulation) time() time.Time { return epoch.Add(time.Duration(s.now) * step) }
 
-// draw returns a place at random by weight.
-func (s *simulation) draw() int32 {
+// draw returns a place at random by weight, of all or of those that a region is closest to.
+func (s *simulation) draw(region string) int32 {
+	if region != "" {
+		return s.drawNear(region)
+	}
 	x := s.random.Float64() * s.weight[len(s.weight)-1]
 	for i, sum := range s.weight {
 		if x < sum {
@@ -165,6 +183,26 @@ func (s *simulation) draw() int32 {
 		}
 	}
 	return int32(len(s.weight) - 1)
+}
+
+// drawNear draws of the places that a region is closest to; one of them has a weight.
+func (s *simulation) drawNear(region string) (last int32) {
+	sum := 0.0
+	for i := range s.places {
+		if at := &s.places[i]; at.arrived == region {
+			sum += at.weight
+		}
+	}
+	x := s.random.Float64() * sum
+	for i := range s.places {
+		if at := &s.places[i]; at.arrived == region && at.weight > 0 {
+			last = int32(i)
+			if x -= at.weight; x < 0 {
+				break
+			}
+		}
+	}
+	return last
 }
 
 // arrive adds a client who logs in so many steps from now.
@@ -196,12 +234,12 @@ func (s *simulation) plan(c int32, after int) {
 	s.due[at] = c
 }
 
-// refreshes has all clients decided whose time has come.
-func (s *simulation) refreshes() {
+// refreshes has all clients decided whose time has come. It leaves off when the context ends.
+func (s *simulation) refreshes(ctx context.Context) {
 	slot := s.now % len(s.due)
 	c := s.due[slot]
 	s.due[slot] = nobody
-	for c != nobody {
+	for c != nobody && ctx.Err() == nil {
 		next := s.clients[c].next
 		switch s.refresh(c) {
 		case again:

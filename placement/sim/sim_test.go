@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -81,13 +83,77 @@ func TestPoliciesDiffer(t *testing.T) {
 	}
 }
 
-// TestRunStopsWhenTold: a run whose context has ended says so.
+// TestRunStopsWhenTold: a run whose context has ended says so, within a step of a large fleet too.
 func TestRunStopsWhenTold(t *testing.T) {
 	s, p := small(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := (sim.Run{Scenario: s, Places: p, Policy: placement.PolicySpread}).Do(ctx); !errors.Is(err, context.Canceled) {
+	run := sim.Run{Scenario: s, Places: p, Policy: placement.PolicySpread}
+	if _, err := run.Do(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("err %v, want canceled", err)
+	}
+	if _, err := run.Bound(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("bound: err %v, want canceled", err)
+	}
+	for name, change := range map[string]func(*sim.Scenario){
+		"while it is laid out": func(s *sim.Scenario) { s.Clients, s.Refresh, s.Life = 1_000_000, time.Hour, 0 },
+		"in a burst": func(s *sim.Scenario) {
+			s.Clients, s.Events = 100_000, []sim.Event{{For: time.Hour, Burst: 10}}
+		},
+		"in a step": func(s *sim.Scenario) { s.Clients, s.Refresh, s.Reconnect = 200_000, time.Second, 0 },
+	} {
+		large := run
+		change(&large.Scenario)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		began := time.Now()
+		_, err := large.Do(ctx)
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 2*time.Second {
+			t.Errorf("%s: err %v after %s", name, err, took)
+		}
+		cancel()
+	}
+}
+
+// TestFleetsThatCannotBe: regions without clients, or unknown to the round-trip times, are named.
+func TestFleetsThatCannotBe(t *testing.T) {
+	const fleet = "name: x\nregions:\n  - {name: us-east-1, servers: 2%s}\n  - {name: %s, servers: 2%[1]s}\n"
+	const burst = "events: [{at: 5m, for: 1m, burst: 0.1, in: far}]\n"
+	const times = "place,weight,us-east-1,near,far\na,1,10,20,90\nb,1,20,10,90\nc,0,90,90,10\n"
+	for _, test := range []struct{ text, want string }{
+		{fmt.Sprintf(fleet, "", "eu-wset-1"), "region eu-wset-1: no place has a round-trip time to it: want one of far, near, us-east-1"},
+		{fmt.Sprintf(fleet, "", "far") + burst, "event 1: in far: no place that has clients is closest to that region"},
+		{fmt.Sprintf(fleet, ", share: 1", "far"), "region far: a share of the clients, but no place that has any is closest to it"},
+		{fmt.Sprintf(fleet, ", share: 1", "near"), ""},
+		{fmt.Sprintf(fleet, "", "far"), ""},
+	} {
+		s, err := sim.Parse([]byte(test.text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := sim.ReadRTT(strings.NewReader(times))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = sim.Run{Scenario: s, Places: p}.Bound(t.Context())
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("error %v, want %q, of:\n%s", err, test.want, test.text)
+		}
+	}
+}
+
+// TestBurstComesFromItsRegion: the clients of a burst in a region are of places that are closest
+// to it, however small its share is.
+func TestBurstComesFromItsRegion(t *testing.T) {
+	s, p := small(t)
+	s.Regions[0].Share, s.Regions[1].Share, s.Regions[2].Share = 1, 1e-300, 1
+	s.Warmup, s.Life, s.Events = 0, 0, []sim.Event{{At: 5 * time.Minute, For: 25 * time.Minute, Burst: 0.01, In: s.Regions[1].Name}}
+	r, err := sim.Run{Scenario: s, Places: p, Policy: placement.PolicySpread}.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	busiest := r.Busiest[s.Regions[1].Name]
+	if before, after := busiest[4*12], busiest[20*12]; before > 0 || after == 0 {
+		t.Errorf("utilisation %v before the burst, %v in it", before, after)
 	}
 }
 
