@@ -122,6 +122,7 @@ const (
 	maxWays     = 50_000 // between places and regions
 	maxServices = 100
 	maxDuration = 7 * 24 * time.Hour
+	maxBursts   = 10 // times the clients
 )
 
 // Parse reads a scenario in YAML or JSON. An error names the line where it can.
@@ -192,12 +193,7 @@ func (s *Scenario) validate() error {
 			}
 		}
 	}
-	for i := range s.Events {
-		if err := s.validateEvent(&s.Events[i]); err != nil {
-			return fmt.Errorf("event %d: %w", i+1, err)
-		}
-	}
-	return nil
+	return s.validateEvents()
 }
 
 func (s *Scenario) validateRegions() error {
@@ -233,6 +229,20 @@ func (s *Scenario) validateRegions() error {
 	return nil
 }
 
+// validateEvents returns the first fault of the events.
+func (s *Scenario) validateEvents() error {
+	bursts := 0.0
+	for i := range s.Events {
+		if err := s.validateEvent(&s.Events[i]); err != nil {
+			return fmt.Errorf("event %d: %w", i+1, err)
+		}
+		if bursts += s.Events[i].Burst; bursts > maxBursts {
+			return fmt.Errorf("event %d: bursts of %v with those before: want at most %d together", i+1, bursts, maxBursts)
+		}
+	}
+	return nil
+}
+
 // validateEvent returns the first fault of an event.
 func (s *Scenario) validateEvent(e *Event) error {
 	kinds := 0
@@ -246,10 +256,10 @@ func (s *Scenario) validateEvent(e *Event) error {
 		return errors.New("want one of burst, lose, slow, drain, delay")
 	case e.At < 0 || e.At >= s.Duration:
 		return fmt.Errorf("at %s: want a time before the end, %s", e.At, s.Duration)
-	case e.For <= 0:
-		return fmt.Errorf("for %s: want more than 0", e.For)
-	case !(e.Burst >= 0 && e.Burst <= 10):
-		return fmt.Errorf("burst %v: want more than 0, at most 10", e.Burst)
+	case e.For <= 0 || e.For > maxDuration:
+		return fmt.Errorf("for %s: want more than 0, at most %s", e.For, maxDuration)
+	case !(e.Burst >= 0 && e.Burst <= maxBursts):
+		return fmt.Errorf("burst %v: want more than 0, at most %d", e.Burst, maxBursts)
 	case e.Over < 0 || e.Over > e.For:
 		return fmt.Errorf("over %s: want 0s to %s, the time it lasts", e.Over, e.For)
 	case e.In != "" && !s.has(e.In):

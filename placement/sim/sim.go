@@ -56,7 +56,7 @@ type simulation struct {
 	clients []client
 	// due[t%len] is the first client whose refresh is at step t; clients are chained by next.
 	due    []int32
-	demand []float64 // sessions by place, with those that lost their server
+	demand []float64 // sessions by place, with those that lost their server or have none yet
 	last   placement.Prices
 	now    int // in steps
 	crowds []crowd
@@ -151,7 +151,7 @@ func (r Run) prepare(ctx context.Context) (*simulation, error) {
 	}
 	s.build(shares)
 	s.schedule()
-	s.due = make([]int32, steps(s.Refresh)*6/5+2)
+	s.due = make([]int32, s.farthest()+1)
 	for i := range s.due {
 		s.due[i] = nobody
 	}
@@ -163,6 +163,16 @@ func (r Run) prepare(ctx context.Context) (*simulation, error) {
 	}
 	s.meter.prepare(s)
 	return s, nil
+}
+
+// farthest returns an upper bound of the steps that anybody plans ahead: to the next refresh, or
+// to the login of the last client of a burst.
+func (s *simulation) farthest() int {
+	most := steps(max(s.Refresh*6/5, retry)) + 1
+	for i := range s.Events {
+		most = max(most, 1+steps(s.Events[i].Over))
+	}
+	return most
 }
 
 // steps returns a duration in steps, at least 1.
@@ -205,11 +215,14 @@ func (s *simulation) drawNear(region string) (last int32) {
 	return last
 }
 
-// arrive adds a client who logs in so many steps from now.
+// arrive adds a client who logs in so many steps from now. Those of a burst are in demand from
+// then on only: nobody knows of them before.
 func (s *simulation) arrive(after int, crowd, place int32) {
 	load := s.load()
 	s.clients = append(s.clients, client{place: place, server: nobody, crowd: crowd, load: load, session: sessionID(len(s.clients), 0)})
-	s.demand[place] += load
+	if crowd == nobody {
+		s.demand[place] += load
+	}
 	s.plan(int32(len(s.clients)-1), after)
 }
 
@@ -272,10 +285,16 @@ func (s *simulation) refresh(i int32) outcome {
 	desk := &s.desks[s.random.IntN(len(s.desks))]
 	critical := s.Critical > 0 && s.random.Float64() < s.Critical
 	ends := s.Life > 0 && s.random.Float64() < float64(s.Refresh)/float64(s.Life)
+	expected := c.crowd != nobody && c.generation == 0 && c.sessions == 0
 	if c.crowd != nobody && s.crowds[c.crowd].over {
 		s.leave(c)
-		s.demand[c.place] -= c.load
+		if !expected {
+			s.demand[c.place] -= c.load
+		}
 		return gone
+	}
+	if expected {
+		s.demand[c.place] += c.load
 	}
 	if ends && c.server != nobody {
 		s.leave(c)

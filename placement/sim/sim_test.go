@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -167,5 +168,25 @@ func TestExpectationsAreJudged(t *testing.T) {
 	}
 	if len(report.Faults) != 2 || !strings.Contains(report.Faults[0], "moves") || !strings.Contains(report.Faults[1], "drain_left") {
 		t.Errorf("faults %q", report.Faults)
+	}
+}
+
+// TestBurstComesAsSlowlyAsItIsTold: its clients come evenly over a time that is much longer than
+// that between refreshes, and have gone when it ends.
+func TestBurstComesAsSlowlyAsItIsTold(t *testing.T) {
+	s, p := small(t)
+	s.Regions, s.Life, s.Warmup, s.Duration = []sim.Region{{Name: "us-east-1", Servers: 1}}, 0, 0, 40*time.Minute
+	s.Events = []sim.Event{{At: 10 * time.Minute, For: 25 * time.Minute, Burst: 1, Over: 20 * time.Minute}}
+	for _, policy := range []string{placement.PolicySpread, placement.PolicySpreadPrices} {
+		r, err := sim.Run{Scenario: s, Places: p, Policy: policy}.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for minute, want := range map[int]float64{9: 1, 15: 1.25, 20: 1.5, 25: 1.75, 32: 2, 37: 1} {
+			got := r.Busiest["us-east-1"][minute*12] / s.Utilisation
+			if math.Abs(got-want) > 0.05 {
+				t.Errorf("%s: %.2f times the load at minute %d, want %.2f", policy, got, minute, want)
+			}
+		}
 	}
 }
