@@ -83,7 +83,8 @@ type Event struct {
 	// Slow is a server, as REGION-NUMBER from 000, that bears only Factor of its capacity.
 	Slow   string  `yaml:"slow"`
 	Factor float64 `yaml:"factor"`
-	// Drain is a region or a server whose sessions are to be gone within Deadline.
+	// Drain is a region or a server whose sessions are to be gone within Deadline. It goes on
+	// for longer, so that who is left then can be counted.
 	Drain    string        `yaml:"drain"`
 	Deadline time.Duration `yaml:"deadline"`
 	// Delay is how much longer load reports take to reach the token services.
@@ -272,8 +273,8 @@ func (s *Scenario) validateEvent(e *Event) error {
 		return fmt.Errorf("factor %v: want more than 0, at most 1", e.Factor)
 	case e.Drain != "" && !s.has(e.Drain) && !s.hasServer(e.Drain):
 		return fmt.Errorf("drain %s: no such region or server", e.Drain)
-	case e.Drain != "" && e.Deadline <= 0:
-		return fmt.Errorf("deadline %s: want more than 0", e.Deadline)
+	case e.Drain != "" && (e.Deadline < time.Second || e.Deadline >= e.For || e.Deadline >= s.Duration-e.At):
+		return fmt.Errorf("deadline %s: want 1s or more, and one before the drain ends, after %s", e.Deadline, min(e.For, s.Duration-e.At))
 	case e.Delay < 0 || e.Delay > time.Hour:
 		return fmt.Errorf("delay %s: want 0s to 1h", e.Delay)
 	}
