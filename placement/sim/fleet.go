@@ -329,15 +329,15 @@ func (s *simulation) solve() {
 		room += v.Regions[i].Room
 	}
 	m := s.market()
-	m.Last = s.last
-	level := max(0.85, 1.04*s.total()/max(1, room))
+	m.Last = v.Prices()
+	_, level := placement.Levels(s.total() / max(1, room))
 	for i := range v.Regions {
 		if v.Regions[i].Usable > 0 {
 			m.Capacity[v.Regions[i].Name] = level * v.Regions[i].Room
 		}
 	}
-	s.last = m.Solve()
+	prices := m.Solve()
 	for i := range s.desks {
-		s.desks[i].prices, s.desks[i].priced = s.last, false
+		s.desks[i].prices, s.desks[i].priced = prices, false
 	}
 }

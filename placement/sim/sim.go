@@ -57,8 +57,7 @@ type simulation struct {
 	// due[t%len] is the first client whose refresh is at step t; clients are chained by next.
 	due    []int32
 	demand []float64 // sessions by place, with those that lost their server or have none yet
-	last   placement.Prices
-	now    int // in steps
+	now    int       // in steps
 	crowds []crowd
 	turns  []turnOf
 	meter  meter
