@@ -85,6 +85,7 @@ type client struct {
 	sessions   uint32
 	generation uint64
 	movedAt    time.Time
+	home       string // the region that load or a failure sent the session away from
 }
 
 // nobody ends a chain of clients.
@@ -302,10 +303,12 @@ func (s *simulation) refresh(i int32) outcome {
 		s.demand[c.place] += c.load
 		c.sessions++
 		c.session, c.generation, c.movedAt = sessionID(int(i), int(c.sessions)), 0, time.Time{}
+		c.home = ""
 	}
 	at := &s.places[c.place]
 	r := placement.Request{
 		Session: c.session, Generation: c.generation, Arrived: at.arrived, RTT: at.rtt, Critical: critical, MovedAt: c.movedAt,
+		Home: c.home,
 	}
 	if c.server != nobody {
 		own := &s.fleet.servers[c.server]
@@ -358,12 +361,31 @@ func (s *simulation) follow(c *client, d placement.Decision, v *placement.View) 
 	if c.server != nobody && !s.fleet.servers[c.server].dead && d.Verdict == placement.VerdictMove {
 		c.movedAt = s.time()
 	}
+	if c.server != nobody {
+		c.home = s.home(c, at.Region, d.Reason)
+	}
 	s.hear(c.server, -1)
 	s.hear(target, 1)
 	s.leave(c)
 	c.server = target
 	s.fleet.servers[target].sessions += c.load
 	return again
+}
+
+// home returns the region that a session that moves comes from: the one that load or a failure
+// sent it away from first, until it is back or follows its client elsewhere.
+func (s *simulation) home(c *client, to int, reason placement.Reason) string {
+	from := s.fleet.regions[s.fleet.servers[c.server].region]
+	switch {
+	case s.fleet.regions[to] == from:
+		return c.home
+	case s.fleet.regions[to] == c.home || reason == placement.ReasonCloserRegion:
+		return ""
+	case c.home == "":
+		return from
+	default:
+		return c.home
+	}
 }
 
 // leave takes a client's session off its server.

@@ -72,6 +72,11 @@ func TestPoliciesDiffer(t *testing.T) {
 	if bound := figures[sim.PolicyBound]["loss_peak"]; priced < bound {
 		t.Errorf("peak %.2f is better than the bound %.2f", priced, bound)
 	}
+	for _, row := range report.Rows[1:] {
+		if row.Runs[0].Reasons[placement.ReasonHomeRestored] == 0 {
+			t.Errorf("%s: no session returns to the region that it had to leave", row.Policy)
+		}
+	}
 	var table, svg bytes.Buffer
 	if err := report.Table(&table); err != nil {
 		t.Fatal(err)
