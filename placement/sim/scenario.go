@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/berthhq/berth/placement"
 )
 
 // Scenario is a fleet, its clients and what happens to them.
@@ -56,7 +59,7 @@ type Scenario struct {
 	Detect  time.Duration `yaml:"detect"`
 	Regions []Region      `yaml:"regions"`
 	Events  []Event       `yaml:"events"`
-	// Expect are figures by policy that a run must reach, within 10 % or 0.02.
+	// Expect are figures by policy, or of PolicyBound, that a run must reach, within 10 % or 0.02.
 	Expect map[string]Figures `yaml:"expect"`
 }
 
@@ -187,14 +190,29 @@ func (s *Scenario) validate() error {
 	if err := s.validateRegions(); err != nil {
 		return err
 	}
-	for policy, figures := range s.Expect {
-		for f := range figures {
+	if err := s.validateExpect(); err != nil {
+		return err
+	}
+	return s.validateEvents()
+}
+
+// validateExpect returns the first fault of what is expected.
+func (s *Scenario) validateExpect() error {
+	policies := append([]string{PolicyBound}, placement.Policies()...)
+	for _, policy := range slices.Sorted(maps.Keys(s.Expect)) {
+		if !slices.Contains(policies, policy) {
+			return fmt.Errorf("expect %s: no policy is called so: want one of %s", policy, strings.Join(policies, ", "))
+		}
+		for _, f := range slices.Sorted(maps.Keys(s.Expect[policy])) {
 			if !slices.Contains(all(), f) {
-				return fmt.Errorf("expect %s: no figure is called %s", policy, f)
+				return fmt.Errorf("expect %s: no figure is called %s: want one of %s", policy, f, joined(all()))
+			}
+			if x := s.Expect[policy][f]; !(x >= 0) || math.IsInf(x, 0) {
+				return fmt.Errorf("expect %s: %s %v: want 0 or more", policy, f, x)
 			}
 		}
 	}
-	return s.validateEvents()
+	return nil
 }
 
 func (s *Scenario) validateRegions() error {

@@ -53,7 +53,9 @@ func TestFaultsOfAScenarioAreNamed(t *testing.T) {
 		{sound + "events:\n  - {at: 5m, for: 1m, burst: 6}\n  - {at: 9m, for: 1m, burst: 6}\n", "event 2: bursts of 12 with those before: want at most 10 together"},
 		{sound + "events:\n  - {at: 5m, for: 1m, lose: eu-west-1}\n", "event 1: lose eu-west-1: no such region"},
 		{sound + "events:\n  - {at: 5m, for: 1m, slow: us-east-1-002, factor: 0.5}\n", "event 1: slow us-east-1-002: no such server"},
-		{sound + "expect: {spread: {speed: 3}}\n", "expect spread: no figure is called speed"},
+		{sound + "expect: {spread: {speed: 3}}\n", "expect spread: no figure is called speed: want one of imbalance, steady_over, moves, burst_over,"},
+		{sound + "expect: {spraed: {moves: 3}}\n", "expect spraed: no policy is called so: want one of bound, literal, lowest-load, p2c, spread, spread+levels, spread+prices"},
+		{sound + "expect: {spread: {moves: .inf}}\n", "expect spread: moves +Inf: want 0 or more"},
 	} {
 		_, err := sim.Parse([]byte(test.text))
 		if err == nil || !strings.Contains(err.Error(), test.want) {
