@@ -28,9 +28,10 @@ type Report struct {
 
 // Row is what a policy has done: the means over the seeds, and each run.
 type Row struct {
-	Policy  string   `json:"policy"`
-	Figures Figures  `json:"figures"`
-	Runs    []Result `json:"runs"`
+	Policy  string  `json:"policy"`
+	Figures Figures `json:"figures"`
+	// Runs are in the order of their seeds. Only the first one has Busiest.
+	Runs []Result `json:"runs"`
 }
 
 // Study is a comparison of policies.
@@ -69,6 +70,9 @@ func (s Study) Do(ctx context.Context) (*Report, error) {
 				}
 				run.Progress = progress((i-1)*s.Seeds + j)
 				result, err := run.Do(ctx)
+				if j > 0 {
+					result.Busiest = nil // a plot is of the first
+				}
 				r.Rows[i].Runs[j] = result
 				return err
 			})

@@ -166,6 +166,20 @@ func TestBurstComesFromItsRegion(t *testing.T) {
 	}
 }
 
+// TestOnlyTheFirstRunIsPlotted: points are kept of the first seed alone, and a bounded number.
+func TestOnlyTheFirstRunIsPlotted(t *testing.T) {
+	s, p := small(t)
+	s.Clients, s.Duration, s.Refresh, s.Life = 50, 10*time.Hour, time.Hour, 0
+	report, err := sim.Study{Scenario: s, Places: p, Policies: []string{placement.PolicySpread}, Seeds: 2, Parallel: 2}.Do(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := report.Rows[1].Runs
+	if n := len(runs[0].Busiest["us-east-1"]); n < 1000 || n > 2000 || runs[1].Busiest != nil {
+		t.Errorf("%d points of the first seed, %d regions of the second", n, len(runs[1].Busiest))
+	}
+}
+
 // TestExpectationsAreJudged: figures far from what is expected are named, near ones not.
 func TestExpectationsAreJudged(t *testing.T) {
 	s, p := small(t)
