@@ -162,8 +162,10 @@ func (s *simulation) distances(w *window) {
 		if c.server == nobody || f.servers[c.server].dead {
 			continue
 		}
-		w.added += s.places[c.place].ms[f.servers[c.server].region] - least[c.place]
-		w.people++
+		if ms := s.places[c.place].ms[f.servers[c.server].region]; !math.IsInf(ms, 1) {
+			w.added += ms - least[c.place]
+			w.people++
+		}
 	}
 }
 

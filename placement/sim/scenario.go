@@ -126,6 +126,7 @@ const (
 	maxWays     = 50_000 // between places and regions
 	maxServices = 100
 	maxDuration = 7 * 24 * time.Hour
+	maxShare    = 1e9
 	maxBursts   = 10 // times the clients
 )
 
@@ -230,8 +231,8 @@ func (s *Scenario) validateRegions() error {
 			return fmt.Errorf("region %q: want names, each once", r.Name)
 		case r.Servers < 1:
 			return fmt.Errorf("region %s: servers %d: want 1 or more", r.Name, r.Servers)
-		case !(r.Share >= 0) || math.IsInf(r.Share, 0):
-			return fmt.Errorf("region %s: share %v: want 0 or more", r.Name, r.Share)
+		case !(r.Share >= 0 && r.Share <= maxShare):
+			return fmt.Errorf("region %s: share %v: want 0 to %v", r.Name, r.Share, float64(maxShare))
 		}
 		seen[r.Name] = true
 		servers += r.Servers
@@ -287,8 +288,8 @@ func (s *Scenario) validateEvent(e *Event) error {
 		return fmt.Errorf("lose %s: no such region", e.Lose)
 	case e.Slow != "" && !s.hasServer(e.Slow):
 		return fmt.Errorf("slow %s: no such server; servers are called REGION-000 and so on", e.Slow)
-	case e.Slow != "" && !(e.Factor > 0 && e.Factor <= 1):
-		return fmt.Errorf("factor %v: want more than 0, at most 1", e.Factor)
+	case e.Slow != "" && !(e.Factor >= 0.001 && e.Factor <= 1):
+		return fmt.Errorf("factor %v: want 0.001 to 1", e.Factor)
 	case e.Drain != "" && !s.has(e.Drain) && !s.hasServer(e.Drain):
 		return fmt.Errorf("drain %s: no such region or server", e.Drain)
 	case e.Drain != "" && (e.Deadline < time.Second || e.Deadline >= e.For || e.Deadline >= s.Duration-e.At):

@@ -1,9 +1,13 @@
 package sim_test
 
 import (
+	"math"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/placement/sim"
 )
 
@@ -64,11 +68,55 @@ func TestFaultsOfAScenarioAreNamed(t *testing.T) {
 	}
 }
 
-// FuzzParse: no file makes it panic, and what is read can be laid out.
+// FuzzParse: no file makes it panic, and what is read can be laid out, with places near each of
+// its regions, and run. Large fleets are not, only to save time.
 func FuzzParse(f *testing.F) {
+	for _, name := range sim.Names() {
+		text, err := os.ReadFile("scenarios/" + name + ".yaml")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
 	f.Add([]byte("name: x\nregions:\n  - {name: us-east-1, servers: 2}\n"))
-	f.Add([]byte("events: [{at: 1m, for: 1m, burst: .5}]"))
-	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = sim.Parse(data) })
+	f.Add([]byte("regions: [{name: a, servers: 1, share: 1e-300}, {name: b, servers: 3, share: 9e8}]\nevents: [{at: 1m, for: 99h, burst: .5, over: 98h, in: a}]"))
+	f.Add([]byte("regions: [{name: a, servers: 9}]\nevents: [{for: 2s, drain: a-008, deadline: 1s}, {at: 1m, for: 1m, lose: a}, {at: 1m, for: 1m, slow: a-000, factor: 0.001}]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := sim.Parse(data)
+		if err != nil {
+			return
+		}
+		servers, p := 0, &sim.Places{}
+		for i, r := range s.Regions {
+			servers += r.Servers
+			times := map[string]float64{r.Name: 1, s.Regions[0].Name: float64(2 * min(i, 1))}
+			p.Names, p.Weight, p.RTT = append(p.Names, r.Name), append(p.Weight, 1), append(p.RTT, times)
+		}
+		if servers > 500 || s.TokenServices > 10 {
+			return
+		}
+		s.Clients = min(s.Clients, 50)
+		run := sim.Run{Scenario: s, Places: p, Policy: placement.Policies()[len(data)%6]}
+		report, err := run.Bound(t.Context())
+		checkFinite(t, report, err)
+		if servers <= 20 && s.TokenServices <= 3 && s.Duration <= time.Hour && s.Duration/s.Refresh <= 60 {
+			report, err = run.Do(t.Context())
+			checkFinite(t, report, err)
+		}
+	})
+}
+
+// checkFinite fails if a run did, or if a figure is none.
+func checkFinite(t *testing.T, r sim.Result, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, x := range r.Figures {
+		if !(x >= 0) || math.IsInf(x, 0) {
+			t.Errorf("%s: %s is %v", r.Policy, name, x)
+		}
+	}
 }
 
 // TestReadRTT reads matrices, and names the line of what is none.
