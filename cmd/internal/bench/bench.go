@@ -30,13 +30,13 @@ type Config struct {
 	Progress io.Writer
 }
 
-// MaxServers bounds a fleet: a registry takes no more of a region.
-const MaxServers = 20_000
+// maxServers bounds a fleet: a registry takes no more of a region.
+const maxServers = 20_000
 
 func (c *Config) validate() error {
 	switch {
-	case c.Servers < 1 || c.Servers > MaxServers:
-		return fmt.Errorf("servers %d: want 1 to %d", c.Servers, MaxServers)
+	case c.Servers < 1 || c.Servers > maxServers:
+		return fmt.Errorf("servers %d: want 1 to %d", c.Servers, maxServers)
 	case c.Phase < 0:
 		return fmt.Errorf("phase %v: want at least 0", c.Phase)
 	case c.Program == "":

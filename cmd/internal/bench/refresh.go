@@ -23,13 +23,13 @@ type RefreshConfig struct {
 	Progress io.Writer
 }
 
-// MaxSessions bounds what a run starts: each takes about 1 KB of the clients' memory.
-const MaxSessions = 1_000_000
+// maxSessions bounds what a run starts: each takes about 1 KB of the clients' memory.
+const maxSessions = 1_000_000
 
 func (c *RefreshConfig) validate() error {
 	switch {
-	case c.Sessions < 1 || c.Sessions > MaxSessions:
-		return fmt.Errorf("sessions %d: want 1 to %d", c.Sessions, MaxSessions)
+	case c.Sessions < 1 || c.Sessions > maxSessions:
+		return fmt.Errorf("sessions %d: want 1 to %d", c.Sessions, maxSessions)
 	case c.Phase < 0:
 		return fmt.Errorf("phase %v: want at least 0", c.Phase)
 	case c.Program == "":
