@@ -24,12 +24,15 @@ func (v *View) level() {
 	if room > 0 {
 		mean = load / room
 	}
-	v.high, v.low = max(highLevel, highFactor*mean), max(lowLevel, mean)
+	v.low, v.high = Levels(mean)
 }
 
-// Levels returns the water levels of the regions, as utilisations: above high a region gives
-// sessions away, below low it takes back who left it.
-func (v *View) Levels() (low, high float64) { return v.low, v.high }
+// Levels returns the water levels of the regions of a fleet whose mean utilisation is given:
+// above high a region gives sessions away, below low it takes back who left it. Prices are to
+// be found for the capacity up to high.
+func Levels(mean float64) (low, high float64) {
+	return max(lowLevel, mean), max(highLevel, highFactor*mean)
+}
 
 // full reports whether the region at an index is above the level up to which it takes sessions.
 func (q *query) full(i int) bool { return q.rules.levels && q.v.Regions[i].Mean >= q.v.high }

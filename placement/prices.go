@@ -25,7 +25,8 @@ func (v *View) WithPrices(p Prices) View {
 	return next
 }
 
-// Prices returns the prices of the view.
+// Prices returns the prices of the view, from which whoever solves the next ones starts: see
+// Market.Last.
 func (v *View) Prices() Prices {
 	p := Prices{}
 	for i := range v.Regions {

@@ -32,18 +32,32 @@ const minPhase = 500 * time.Millisecond
 
 // Run prints each figure beside its floor. A goal that is missed is no fault.
 func (c *benchRegistryCmd) Run(p *program) error {
-	if c.Phase < minPhase {
-		return fmt.Errorf("bench registry: phase %s: want at least %s", c.Phase, minPhase)
-	}
-	self, err := os.Executable()
+	setup, err := benchSetup(p, c.Phase)
 	if err != nil {
-		return fmt.Errorf("find the berth program: %w", err)
+		return fmt.Errorf("bench registry: %w", err)
 	}
-	report, err := bench.Registry(p.ctx, bench.Config{Servers: c.Servers, Full: c.Full, Phase: c.Phase, Program: self, Progress: p.stderr})
+	report, err := bench.Registry(p.ctx, bench.Config{Setup: setup, Servers: c.Servers, Full: c.Full})
 	if err != nil {
 		return err
 	}
-	if c.JSON {
+	return printBench(p, report, c.JSON)
+}
+
+// benchSetup says how to measure.
+func benchSetup(p *program, phase time.Duration) (bench.Setup, error) {
+	if phase < minPhase {
+		return bench.Setup{}, fmt.Errorf("phase %s: want at least %s", phase, minPhase)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return bench.Setup{}, fmt.Errorf("find the berth program: %w", err)
+	}
+	return bench.Setup{Phase: phase, Program: self, Progress: p.stderr}, nil
+}
+
+// printBench prints what was found, as JSON or as a table.
+func printBench(p *program, report bench.Report, asJSON bool) error {
+	if asJSON {
 		return report.JSON(p.stdout)
 	}
 	return report.Table(p.stdout)
@@ -58,21 +72,15 @@ type benchRefreshCmd struct {
 
 // Run prints each figure beside its floor. A goal that is missed is no fault.
 func (c *benchRefreshCmd) Run(p *program) error {
-	if c.Phase < minPhase {
-		return fmt.Errorf("bench refresh: phase %s: want at least %s", c.Phase, minPhase)
-	}
-	self, err := os.Executable()
+	setup, err := benchSetup(p, c.Phase)
 	if err != nil {
-		return fmt.Errorf("find the berth program: %w", err)
+		return fmt.Errorf("bench refresh: %w", err)
 	}
-	report, err := bench.Refresh(p.ctx, bench.RefreshConfig{Sessions: c.Sessions, Phase: c.Phase, Program: self, Progress: p.stderr})
+	report, err := bench.Refresh(p.ctx, bench.RefreshConfig{Setup: setup, Sessions: c.Sessions})
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		return report.JSON(p.stdout)
-	}
-	return report.Table(p.stdout)
+	return printBench(p, report, c.JSON)
 }
 
 // benchSideCmd is a child of a bench: NATS and what is measured.

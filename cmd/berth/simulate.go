@@ -24,7 +24,8 @@ type simulateCmd struct {
 	SVG      string   `name:"svg" type:"path" placeholder:"FILE" help:"Also plot utilisation over time."`
 }
 
-// maxSeeds bounds what is kept of runs.
+// maxSeeds bounds what is kept of runs: the figures of each and how many decisions had which
+// reason, some kilobytes; points to plot of the first alone.
 const maxSeeds = 1000
 
 // Run prints the figures of each policy. It fails if the scenario expects others.
@@ -37,6 +38,9 @@ func (c *simulateCmd) Run(p *program) error {
 	study.Progress = bar.show
 	report, err := study.Do(p.ctx)
 	bar.clear()
+	if p.ctx.Err() != nil {
+		return fmt.Errorf("simulate %s: interrupted", c.Scenario)
+	}
 	if err != nil {
 		return err
 	}

@@ -93,7 +93,7 @@ func (w *Writer) Name(name string) {
 }
 
 // String writes a field.
-func (w *Writer) String(name, v string) { w.Name(name); w.buf = AppendString(w.buf, v) }
+func (w *Writer) String(name, v string) { w.Name(name); w.buf = appendString(w.buf, v) }
 
 // Filled writes a field, unless it is empty.
 func (w *Writer) Filled(name, v string) {
@@ -103,7 +103,7 @@ func (w *Writer) Filled(name, v string) {
 }
 
 // Item writes an element of an array.
-func (w *Writer) Item(v string) { w.element(); w.buf = AppendString(w.buf, v) }
+func (w *Writer) Item(v string) { w.element(); w.buf = appendString(w.buf, v) }
 
 // Int writes a field.
 func (w *Writer) Int(name string, v int64) { w.Name(name); w.buf = strconv.AppendInt(w.buf, v, 10) }
@@ -148,7 +148,7 @@ func (w *Writer) Entry(key string, v uint64) {
 // key begins a field whose name may need escaping.
 func (w *Writer) key(name string) {
 	w.field()
-	w.buf = append(AppendString(w.buf, name), ':')
+	w.buf = append(appendString(w.buf, name), ':')
 }
 
 // Fields writes the entries of a map as fields, in order, but for those whose names are left
@@ -183,7 +183,7 @@ func (w *Writer) value(v any) {
 	case bool:
 		w.buf = strconv.AppendBool(w.buf, v)
 	case string:
-		w.buf = AppendString(w.buf, v)
+		w.buf = appendString(w.buf, v)
 	case float64:
 		w.float(v)
 	default:
@@ -215,9 +215,9 @@ func (w *Writer) float(v float64) {
 
 const hexDigits = "0123456789abcdef"
 
-// AppendString appends s as a JSON string, with what encoding/json escapes so that it can stand
+// appendString appends s as a JSON string, with what encoding/json escapes so that it can stand
 // in HTML. What is not UTF-8 becomes U+FFFD.
-func AppendString(dst []byte, s string) []byte {
+func appendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	from := 0
 	for i := 0; i < len(s); {

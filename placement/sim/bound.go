@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -13,8 +14,8 @@ const PolicyBound = "bound"
 // Bound returns the figures that a fleet would have whose load could be split like a fluid and
 // moved at no cost: every server of every region as busy as the whole fleet. What it adds in
 // time is the least by which no region is above 100 %, by the dual of the assignment problem.
-func (r Run) Bound() (Result, error) {
-	s, err := r.prepare()
+func (r Run) Bound(ctx context.Context) (Result, error) {
+	s, err := r.prepare(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -28,7 +29,7 @@ func (r Run) Bound() (Result, error) {
 		case kindLoss:
 			s.each(e.Lose, func(v *server) { v.dead = true })
 			peak = s.mean()
-			added = s.least() / s.total()
+			added = s.least()
 			s.each(e.Lose, func(v *server) { v.dead = false })
 		case kindSlow:
 			s.each(e.Slow, func(v *server) { v.factor = e.Factor })
@@ -83,12 +84,15 @@ func (s *simulation) mean() float64 {
 			room += v.capacity * v.factor
 		}
 	}
+	if room <= 0 {
+		return 0 // nobody lives who could be busy
+	}
 	return s.total() / room
 }
 
-// least returns the least sum over all sessions of the time above that to the closest living
-// region, with no region above 100 %. Any prices give a lower bound; those of Market.Solve one
-// that is close.
+// least returns the least mean of the time above that to the closest living region, with no
+// region above 100 %, over the sessions that have a time to any. Any prices give a lower bound;
+// those of Market.Solve one that is close.
 func (s *simulation) least() float64 {
 	m := s.market()
 	for i := range s.fleet.servers {
@@ -98,7 +102,7 @@ func (s *simulation) least() float64 {
 		}
 	}
 	prices, closest := m.Solve(), s.nearest()
-	sum := 0.0
+	sum, people := 0.0, 0.0
 	for i, n := range s.demand {
 		least := math.Inf(1)
 		for j, ms := range s.places[i].ms {
@@ -106,14 +110,18 @@ func (s *simulation) least() float64 {
 				least = min(least, ms+prices[name])
 			}
 		}
-		if n > 0 {
+		if n > 0 && !math.IsInf(closest[i], 1) {
 			sum += n * (least - closest[i])
+			people += n
 		}
 	}
 	for name, price := range prices {
 		sum -= price * m.Capacity[name]
 	}
-	return max(0, sum)
+	if people <= 0 {
+		return 0
+	}
+	return max(0, sum) / people
 }
 
 // market returns the demand of now, without what the regions can take.

@@ -75,6 +75,15 @@ func all() []Figure {
 	return list
 }
 
+// joined returns the figures' names in a row.
+func joined(list []Figure) string {
+	names := make([]string, len(list))
+	for i, f := range list {
+		names[i] = string(f)
+	}
+	return strings.Join(names, ", ")
+}
+
 // share reports whether a figure is a share of a time, shown in percent.
 func (f Figure) share() bool { return strings.HasSuffix(string(f), "_over") }
 

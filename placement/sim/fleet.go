@@ -2,9 +2,11 @@ package sim
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/berthhq/berth/events"
@@ -69,42 +71,71 @@ func (s *simulation) settle(p *Places) ([]float64, error) {
 		f.regions = append(f.regions, r.Name)
 	}
 	slices.Sort(f.regions)
-	closest := make([]int, 0, len(p.Names))
+	if ways := len(p.Names) * len(f.regions); ways > maxWays {
+		return nil, fmt.Errorf("%d places and %d regions: want at most %d ways between them", len(p.Names), len(f.regions), maxWays)
+	}
 	natural := make([]float64, len(f.regions))
-	weights := make([]float64, 0, len(p.Names))
 	for i := range p.Names {
-		at := place{ms: make([]float64, len(f.regions))}
-		best := 0
-		for j, name := range f.regions {
-			ms, ok := p.RTT[i][name]
-			if !ok {
-				ms = math.Inf(1)
-			}
-			at.ms[j] = ms
-			if ms < at.ms[best] {
-				best = j
-			}
-		}
-		if math.IsInf(at.ms[best], 1) {
+		at := f.place(p, i)
+		if math.IsInf(at.ms[at.closest], 1) {
 			return nil, fmt.Errorf("place %s: no time to any of the regions", p.Names[i])
 		}
-		at.arrived = f.regions[best]
-		s.places, closest, weights = append(s.places, at), append(closest, best), append(weights, p.Weight[i])
-		natural[best] += p.Weight[i]
+		s.places = append(s.places, at)
+		natural[at.closest] += at.weight
 	}
 	shares := s.shares(natural)
+	if err := s.near(p, natural, shares); err != nil {
+		return nil, err
+	}
 	total := 0.0
-	for i, w := range weights {
-		if natural[closest[i]] > 0 {
-			total += w / natural[closest[i]] * shares[closest[i]]
+	for i := range s.places {
+		if at := &s.places[i]; natural[at.closest] > 0 {
+			total += at.weight / natural[at.closest] * shares[at.closest]
 		}
 		s.weight = append(s.weight, total)
 	}
-	if total <= 0 {
-		return nil, fmt.Errorf("places: no clients near any of the regions")
+	if !(total > 0) {
+		return nil, errors.New("places: no clients near any of the regions")
 	}
 	s.demand = make([]float64, len(s.places))
 	return shares, nil
+}
+
+// place returns one of the places as the fleet sees it.
+func (f *fleet) place(p *Places, i int) place {
+	at := place{ms: make([]float64, len(f.regions)), weight: p.Weight[i]}
+	for j, name := range f.regions {
+		ms, ok := p.RTT[i][name]
+		if !ok {
+			ms = math.Inf(1)
+		}
+		at.ms[j] = ms
+		if ms < at.ms[at.closest] {
+			at.closest = j
+		}
+	}
+	at.arrived = f.regions[at.closest]
+	return at
+}
+
+// near returns the first region that no place has a time to, or that is to have clients, by its
+// share or in a burst, though no place that has any is closest to it.
+func (s *simulation) near(p *Places, natural, shares []float64) error {
+	for j, name := range s.fleet.regions {
+		if !slices.ContainsFunc(s.places, func(at place) bool { return !math.IsInf(at.ms[j], 1) }) {
+			return fmt.Errorf("region %s: no place has a round-trip time to it: want one of %s", name, strings.Join(p.regions(), ", "))
+		}
+		if natural[j] > 0 {
+			continue
+		}
+		if shares[j] > 0 {
+			return fmt.Errorf("region %s: a share of the clients, but no place that has any is closest to it", name)
+		}
+		if i := slices.IndexFunc(s.Events, func(e Event) bool { return e.In == name }); i >= 0 {
+			return fmt.Errorf("event %d: in %s: no place that has clients is closest to that region", i+1, name)
+		}
+	}
+	return nil
 }
 
 // shares returns the share of the clients of each region: as told, or else by nature.
@@ -157,17 +188,19 @@ func (s *simulation) build(shares []float64) {
 	for i := range s.places {
 		s.places[i].measure(f)
 	}
+	known := make([]placement.Server, 0, len(f.servers))
+	for j := range f.servers {
+		v := &f.servers[j]
+		known = append(known, placement.Server{ID: v.id, Region: f.regions[v.region], State: events.StateUp, Capacity: v.capacity})
+	}
+	view := placement.NewView(known)
 	s.desks = make([]desk, s.TokenServices)
 	for i := range s.desks {
 		d := &s.desks[i]
 		if s.ReportDelay > 0 {
 			d.delay = s.random.IntN(int(s.ReportDelay/step) + 1)
 		}
-		for j := range f.servers {
-			v := &f.servers[j]
-			d.known = append(d.known, placement.Server{ID: v.id, Region: f.regions[v.region], State: events.StateUp, Capacity: v.capacity})
-		}
-		d.view = placement.NewView(d.known)
+		d.known, d.view = slices.Clone(known), view
 		d.told, d.extra = make([]float64, len(f.servers)), make([]float64, len(f.servers))
 	}
 }
@@ -296,15 +329,15 @@ func (s *simulation) solve() {
 		room += v.Regions[i].Room
 	}
 	m := s.market()
-	m.Last = s.last
-	level := max(0.85, 1.04*s.total()/max(1, room))
+	m.Last = v.Prices()
+	_, level := placement.Levels(s.total() / max(1, room))
 	for i := range v.Regions {
 		if v.Regions[i].Usable > 0 {
 			m.Capacity[v.Regions[i].Name] = level * v.Regions[i].Room
 		}
 	}
-	s.last = m.Solve()
+	prices := m.Solve()
 	for i := range s.desks {
-		s.desks[i].prices, s.desks[i].priced = s.last, false
+		s.desks[i].prices, s.desks[i].priced = prices, false
 	}
 }

@@ -16,7 +16,7 @@ type Result struct {
 	// Decisions is how many logins and refreshes were decided, Reasons how many of each.
 	Decisions int                      `json:"decisions"`
 	Reasons   map[placement.Reason]int `json:"reasons"`
-	// Busiest is the utilisation of the busiest server of each region, each plotEvery.
+	// Busiest is the utilisation of the busiest server of each region, evenly over the run.
 	Busiest map[string][]float64 `json:"-"`
 }
 
@@ -30,6 +30,7 @@ type meter struct {
 	decisions int
 	reasons   map[placement.Reason]int
 	windows   []*window
+	plotEvery int // in steps
 	busiest   map[string][]float64
 }
 
@@ -48,6 +49,8 @@ type window struct {
 func (m *meter) prepare(s *simulation) {
 	m.from, m.to = steps(s.Warmup), steps(s.Duration)
 	m.reasons, m.busiest = map[placement.Reason]int{}, map[string][]float64{}
+	seconds := math.Ceil(s.Duration.Seconds() / plotPoints)
+	m.plotEvery = perSecond * int(max(plotEvery.Seconds(), seconds))
 	for i := range s.Events {
 		e := &s.Events[i]
 		m.to = min(m.to, steps(e.At))
@@ -87,8 +90,12 @@ func (m *meter) decided(s *simulation, c *client, d placement.Decision) {
 	})
 }
 
-// plotEvery is the time between two points of a plot.
-const plotEvery = 5 * time.Second
+// plotEvery is the time between two points of a plot; it is more where they would be more than
+// plotPoints.
+const (
+	plotEvery  = 5 * time.Second
+	plotPoints = 2000
+)
 
 // sample looks at all servers, each second.
 func (s *simulation) sample() {
@@ -110,7 +117,7 @@ func (s *simulation) sample() {
 		if steady && load > 0 {
 			m.ratios = append(m.ratios, busiest*room/load)
 		}
-		if s.now%steps(plotEvery) == 0 {
+		if s.now%m.plotEvery == 0 {
 			m.busiest[name] = append(m.busiest[name], busiest)
 		}
 	}
@@ -155,8 +162,10 @@ func (s *simulation) distances(w *window) {
 		if c.server == nobody || f.servers[c.server].dead {
 			continue
 		}
-		w.added += s.places[c.place].ms[f.servers[c.server].region] - least[c.place]
-		w.people++
+		if ms := s.places[c.place].ms[f.servers[c.server].region]; !math.IsInf(ms, 1) {
+			w.added += ms - least[c.place]
+			w.people++
+		}
 	}
 }
 

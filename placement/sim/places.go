@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -143,6 +144,17 @@ func ReadRTT(r io.Reader) (*Places, error) {
 		return nil, errors.New("read round-trip times: want a line for each place")
 	}
 	return p, nil
+}
+
+// regions returns the names of the regions that any place has a time to, sorted.
+func (p *Places) regions() []string {
+	names := map[string]bool{}
+	for _, times := range p.RTT {
+		for name := range times {
+			names[name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 func (p *Places) addRow(header, row []string) error {

@@ -28,9 +28,10 @@ type Report struct {
 
 // Row is what a policy has done: the means over the seeds, and each run.
 type Row struct {
-	Policy  string   `json:"policy"`
-	Figures Figures  `json:"figures"`
-	Runs    []Result `json:"runs"`
+	Policy  string  `json:"policy"`
+	Figures Figures `json:"figures"`
+	// Runs are in the order of their seeds. Only the first one has Busiest.
+	Runs []Result `json:"runs"`
 }
 
 // Study is a comparison of policies.
@@ -63,12 +64,15 @@ func (s Study) Do(ctx context.Context) (*Report, error) {
 				run := Run{Scenario: s.Scenario, Places: s.Places, Policy: names[i], Seed: s.Seed + uint64(j)}
 				if i == 0 {
 					run.Policy = ""
-					result, err := run.Bound()
+					result, err := run.Bound(ctx)
 					r.Rows[i].Runs[j] = result
 					return err
 				}
 				run.Progress = progress((i-1)*s.Seeds + j)
 				result, err := run.Do(ctx)
+				if j > 0 {
+					result.Busiest = nil // a plot is of the first
+				}
 				r.Rows[i].Runs[j] = result
 				return err
 			})

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/berthhq/berth/placement"
 )
 
 // Scenario is a fleet, its clients and what happens to them.
@@ -56,7 +59,7 @@ type Scenario struct {
 	Detect  time.Duration `yaml:"detect"`
 	Regions []Region      `yaml:"regions"`
 	Events  []Event       `yaml:"events"`
-	// Expect are figures by policy that a run must reach, within 10 % or 0.02.
+	// Expect are figures by policy, or of PolicyBound, that a run must reach, within 10 % or 0.02.
 	Expect map[string]Figures `yaml:"expect"`
 }
 
@@ -83,7 +86,8 @@ type Event struct {
 	// Slow is a server, as REGION-NUMBER from 000, that bears only Factor of its capacity.
 	Slow   string  `yaml:"slow"`
 	Factor float64 `yaml:"factor"`
-	// Drain is a region or a server whose sessions are to be gone within Deadline.
+	// Drain is a region or a server whose sessions are to be gone within Deadline. It goes on
+	// for longer, so that who is left then can be counted.
 	Drain    string        `yaml:"drain"`
 	Deadline time.Duration `yaml:"deadline"`
 	// Delay is how much longer load reports take to reach the token services.
@@ -117,9 +121,13 @@ func Shipped(name string) (Scenario, error) {
 // Bounds of a scenario, so that none takes all memory.
 const (
 	maxClients  = 1_000_000
+	maxRegions  = 500
 	maxServers  = 10_000
+	maxWays     = 50_000 // between places and regions
 	maxServices = 100
 	maxDuration = 7 * 24 * time.Hour
+	maxShare    = 1e9
+	maxBursts   = 10 // times the clients
 )
 
 // Parse reads a scenario in YAML or JSON. An error names the line where it can.
@@ -183,16 +191,26 @@ func (s *Scenario) validate() error {
 	if err := s.validateRegions(); err != nil {
 		return err
 	}
-	for policy, figures := range s.Expect {
-		for f := range figures {
-			if !slices.Contains(all(), f) {
-				return fmt.Errorf("expect %s: no figure is called %s", policy, f)
-			}
-		}
+	if err := s.validateExpect(); err != nil {
+		return err
 	}
-	for i := range s.Events {
-		if err := s.validateEvent(&s.Events[i]); err != nil {
-			return fmt.Errorf("event %d: %w", i+1, err)
+	return s.validateEvents()
+}
+
+// validateExpect returns the first fault of what is expected.
+func (s *Scenario) validateExpect() error {
+	policies := append([]string{PolicyBound}, placement.Policies()...)
+	for _, policy := range slices.Sorted(maps.Keys(s.Expect)) {
+		if !slices.Contains(policies, policy) {
+			return fmt.Errorf("expect %s: no policy is called so: want one of %s", policy, strings.Join(policies, ", "))
+		}
+		for _, f := range slices.Sorted(maps.Keys(s.Expect[policy])) {
+			if !slices.Contains(all(), f) {
+				return fmt.Errorf("expect %s: no figure is called %s: want one of %s", policy, f, joined(all()))
+			}
+			if x := s.Expect[policy][f]; !(x >= 0) || math.IsInf(x, 0) {
+				return fmt.Errorf("expect %s: %s %v: want 0 or more", policy, f, x)
+			}
 		}
 	}
 	return nil
@@ -202,6 +220,9 @@ func (s *Scenario) validateRegions() error {
 	if len(s.Regions) == 0 {
 		return errors.New("regions: want at least one")
 	}
+	if len(s.Regions) > maxRegions {
+		return fmt.Errorf("regions: %d: want at most %d", len(s.Regions), maxRegions)
+	}
 	servers, shares := 0, 0
 	seen := map[string]bool{}
 	for _, r := range s.Regions {
@@ -210,8 +231,8 @@ func (s *Scenario) validateRegions() error {
 			return fmt.Errorf("region %q: want names, each once", r.Name)
 		case r.Servers < 1:
 			return fmt.Errorf("region %s: servers %d: want 1 or more", r.Name, r.Servers)
-		case !(r.Share >= 0) || math.IsInf(r.Share, 0):
-			return fmt.Errorf("region %s: share %v: want 0 or more", r.Name, r.Share)
+		case !(r.Share >= 0 && r.Share <= maxShare):
+			return fmt.Errorf("region %s: share %v: want 0 to %v", r.Name, r.Share, float64(maxShare))
 		}
 		seen[r.Name] = true
 		servers += r.Servers
@@ -224,6 +245,20 @@ func (s *Scenario) validateRegions() error {
 	}
 	if shares != 0 && shares != len(s.Regions) {
 		return errors.New("regions: want a share of each region or of none")
+	}
+	return nil
+}
+
+// validateEvents returns the first fault of the events.
+func (s *Scenario) validateEvents() error {
+	bursts := 0.0
+	for i := range s.Events {
+		if err := s.validateEvent(&s.Events[i]); err != nil {
+			return fmt.Errorf("event %d: %w", i+1, err)
+		}
+		if bursts += s.Events[i].Burst; bursts > maxBursts {
+			return fmt.Errorf("event %d: bursts of %v with those before: want at most %d together", i+1, bursts, maxBursts)
+		}
 	}
 	return nil
 }
@@ -241,10 +276,10 @@ func (s *Scenario) validateEvent(e *Event) error {
 		return errors.New("want one of burst, lose, slow, drain, delay")
 	case e.At < 0 || e.At >= s.Duration:
 		return fmt.Errorf("at %s: want a time before the end, %s", e.At, s.Duration)
-	case e.For <= 0:
-		return fmt.Errorf("for %s: want more than 0", e.For)
-	case !(e.Burst >= 0 && e.Burst <= 10):
-		return fmt.Errorf("burst %v: want more than 0, at most 10", e.Burst)
+	case e.For <= 0 || e.For > maxDuration:
+		return fmt.Errorf("for %s: want more than 0, at most %s", e.For, maxDuration)
+	case !(e.Burst >= 0 && e.Burst <= maxBursts):
+		return fmt.Errorf("burst %v: want more than 0, at most %d", e.Burst, maxBursts)
 	case e.Over < 0 || e.Over > e.For:
 		return fmt.Errorf("over %s: want 0s to %s, the time it lasts", e.Over, e.For)
 	case e.In != "" && !s.has(e.In):
@@ -253,12 +288,12 @@ func (s *Scenario) validateEvent(e *Event) error {
 		return fmt.Errorf("lose %s: no such region", e.Lose)
 	case e.Slow != "" && !s.hasServer(e.Slow):
 		return fmt.Errorf("slow %s: no such server; servers are called REGION-000 and so on", e.Slow)
-	case e.Slow != "" && !(e.Factor > 0 && e.Factor <= 1):
-		return fmt.Errorf("factor %v: want more than 0, at most 1", e.Factor)
+	case e.Slow != "" && !(e.Factor >= 0.001 && e.Factor <= 1):
+		return fmt.Errorf("factor %v: want 0.001 to 1", e.Factor)
 	case e.Drain != "" && !s.has(e.Drain) && !s.hasServer(e.Drain):
 		return fmt.Errorf("drain %s: no such region or server", e.Drain)
-	case e.Drain != "" && e.Deadline <= 0:
-		return fmt.Errorf("deadline %s: want more than 0", e.Deadline)
+	case e.Drain != "" && (e.Deadline < time.Second || e.Deadline >= e.For || e.Deadline >= s.Duration-e.At):
+		return fmt.Errorf("deadline %s: want 1s or more, and one before the drain ends, after %s", e.Deadline, min(e.For, s.Duration-e.At))
 	case e.Delay < 0 || e.Delay > time.Hour:
 		return fmt.Errorf("delay %s: want 0s to 1h", e.Delay)
 	}

@@ -1,9 +1,13 @@
 package sim_test
 
 import (
+	"math"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/placement/sim"
 )
 
@@ -24,7 +28,7 @@ func TestShippedScenariosAreSound(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, s, err)
 			continue
 		}
-		if _, err := (sim.Run{Scenario: s, Places: p}).Bound(); err != nil {
+		if _, err := (sim.Run{Scenario: s, Places: p}).Bound(t.Context()); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -44,9 +48,18 @@ func TestFaultsOfAScenarioAreNamed(t *testing.T) {
 		{sound + "sizes: [1, -1]\n", "sizes"},
 		{"name: x\n", "regions: want at least one"},
 		{sound + "events:\n  - {at: 5m, for: 1m}\n", "event 1: want one of burst, lose, slow, drain, delay"},
+		{sound + "events:\n  - {at: 5m, for: 200h, lose: us-east-1}\n", "event 1: for 200h0m0s: want more than 0, at most 168h0m0s"},
+		{sound + "events:\n  - {at: 5m, for: 1m, burst: 0.1, over: 2m}\n", "event 1: over 2m0s: want 0s to 1m0s"},
+		{sound + "events:\n  - {at: 5m, for: 1m, drain: us-east-1, deadline: 10ms}\n", "event 1: deadline 10ms: want 1s or more"},
+		{sound + "events:\n  - {at: 5m, for: 2m, drain: us-east-1, deadline: 2m}\n", "deadline 2m0s: want 1s or more, and one before the drain ends, after 2m0s"},
+		{sound + "events:\n  - {at: 50m, for: 20m, drain: us-east-1, deadline: 12m}\n", "deadline 12m0s: want 1s or more, and one before the drain ends, after 10m0s"},
+		{sound + "events:\n  - {at: 5m, for: 1m, drain: us-east-1}\n", "event 1: deadline 0s"},
+		{sound + "events:\n  - {at: 5m, for: 1m, burst: 6}\n  - {at: 9m, for: 1m, burst: 6}\n", "event 2: bursts of 12 with those before: want at most 10 together"},
 		{sound + "events:\n  - {at: 5m, for: 1m, lose: eu-west-1}\n", "event 1: lose eu-west-1: no such region"},
 		{sound + "events:\n  - {at: 5m, for: 1m, slow: us-east-1-002, factor: 0.5}\n", "event 1: slow us-east-1-002: no such server"},
-		{sound + "expect: {spread: {speed: 3}}\n", "expect spread: no figure is called speed"},
+		{sound + "expect: {spread: {speed: 3}}\n", "expect spread: no figure is called speed: want one of imbalance, steady_over, moves, burst_over,"},
+		{sound + "expect: {spraed: {moves: 3}}\n", "expect spraed: no policy is called so: want one of bound, literal, lowest-load, p2c, spread, spread+levels, spread+prices"},
+		{sound + "expect: {spread: {moves: .inf}}\n", "expect spread: moves +Inf: want 0 or more"},
 	} {
 		_, err := sim.Parse([]byte(test.text))
 		if err == nil || !strings.Contains(err.Error(), test.want) {
@@ -55,11 +68,55 @@ func TestFaultsOfAScenarioAreNamed(t *testing.T) {
 	}
 }
 
-// FuzzParse: no file makes it panic, and what is read can be laid out.
+// FuzzParse: no file makes it panic, and what is read can be laid out, with places near each of
+// its regions, and run. Large fleets are not, only to save time.
 func FuzzParse(f *testing.F) {
+	for _, name := range sim.Names() {
+		text, err := os.ReadFile("scenarios/" + name + ".yaml")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
 	f.Add([]byte("name: x\nregions:\n  - {name: us-east-1, servers: 2}\n"))
-	f.Add([]byte("events: [{at: 1m, for: 1m, burst: .5}]"))
-	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = sim.Parse(data) })
+	f.Add([]byte("regions: [{name: a, servers: 1, share: 1e-300}, {name: b, servers: 3, share: 9e8}]\nevents: [{at: 1m, for: 99h, burst: .5, over: 98h, in: a}]"))
+	f.Add([]byte("regions: [{name: a, servers: 9}]\nevents: [{for: 2s, drain: a-008, deadline: 1s}, {at: 1m, for: 1m, lose: a}, {at: 1m, for: 1m, slow: a-000, factor: 0.001}]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := sim.Parse(data)
+		if err != nil {
+			return
+		}
+		servers, p := 0, &sim.Places{}
+		for i, r := range s.Regions {
+			servers += r.Servers
+			times := map[string]float64{r.Name: 1, s.Regions[0].Name: float64(2 * min(i, 1))}
+			p.Names, p.Weight, p.RTT = append(p.Names, r.Name), append(p.Weight, 1), append(p.RTT, times)
+		}
+		if servers > 500 || s.TokenServices > 10 {
+			return
+		}
+		s.Clients = min(s.Clients, 50)
+		run := sim.Run{Scenario: s, Places: p, Policy: placement.Policies()[len(data)%6]}
+		report, err := run.Bound(t.Context())
+		checkFinite(t, report, err)
+		if servers <= 20 && s.TokenServices <= 3 && s.Duration <= time.Hour && s.Duration/s.Refresh <= 60 {
+			report, err = run.Do(t.Context())
+			checkFinite(t, report, err)
+		}
+	})
+}
+
+// checkFinite fails if a run did, or if a figure is none.
+func checkFinite(t *testing.T, r sim.Result, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, x := range r.Figures {
+		if !(x >= 0) || math.IsInf(x, 0) {
+			t.Errorf("%s: %s is %v", r.Policy, name, x)
+		}
+	}
 }
 
 // TestReadRTT reads matrices, and names the line of what is none.

@@ -56,9 +56,8 @@ type simulation struct {
 	clients []client
 	// due[t%len] is the first client whose refresh is at step t; clients are chained by next.
 	due    []int32
-	demand []float64 // sessions by place, with those that lost their server
-	last   placement.Prices
-	now    int // in steps
+	demand []float64 // sessions by place, with those that lost their server or have none yet
+	now    int       // in steps
 	crowds []crowd
 	turns  []turnOf
 	meter  meter
@@ -70,7 +69,9 @@ type place struct {
 	// a client there has measured, to one server a region.
 	ms      []float64
 	rtt     []placement.RTT
-	arrived string // the closest region
+	closest int    // the closest region
+	arrived string // its name
+	weight  float64
 }
 
 // client is somebody with a session.
@@ -84,6 +85,7 @@ type client struct {
 	sessions   uint32
 	generation uint64
 	movedAt    time.Time
+	home       string // the region that load or a failure sent the session away from
 }
 
 // nobody ends a chain of clients.
@@ -91,34 +93,41 @@ const nobody = -1
 
 // Do runs the scenario to its end.
 func (r Run) Do(ctx context.Context) (Result, error) {
-	s, err := r.prepare()
+	s, err := r.prepare(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	end := steps(s.Duration)
 	for s.now = 0; s.now < end; s.now++ {
-		if s.now%(60*perSecond) == 0 {
-			if ctx.Err() != nil {
-				return Result{}, fmt.Errorf("simulate %s: %w", s.Name, context.Cause(ctx))
-			}
-			if r.Progress != nil {
-				r.Progress(float64(s.now) / float64(end))
-			}
+		if r.Progress != nil && s.now%(60*perSecond) == 0 {
+			r.Progress(float64(s.now) / float64(end))
 		}
-		s.happen()
+		s.happen(ctx)
 		s.stir()
 		s.report()
 		s.solve()
-		s.refreshes()
+		s.refreshes(ctx)
 		if s.now%perSecond == 0 {
 			s.sample()
+		}
+		if err := s.stopped(ctx); err != nil {
+			return Result{}, err
 		}
 	}
 	return s.meter.result(s, r), nil
 }
 
+// stopped returns an error once the context has ended. What goes through all clients looks at
+// it for each, and leaves off: a step of a large fleet takes long.
+func (s *simulation) stopped(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("simulate %s: %w", s.Name, context.Cause(ctx))
+}
+
 // prepare lays the fleet and the clients out.
-func (r Run) prepare() (*simulation, error) {
+func (r Run) prepare(ctx context.Context) (*simulation, error) {
 	if err := r.Scenario.validate(); err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
@@ -133,21 +142,37 @@ func (r Run) prepare() (*simulation, error) {
 	if err := s.policy.Validate(); err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
+	if err := s.stopped(ctx); err != nil {
+		return nil, err
+	}
 	shares, err := s.settle(r.Places)
 	if err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
 	s.build(shares)
 	s.schedule()
-	s.due = make([]int32, steps(s.Refresh)*6/5+2)
+	s.due = make([]int32, s.farthest()+1)
 	for i := range s.due {
 		s.due[i] = nobody
 	}
 	for range s.Clients {
-		s.arrive(s.random.IntN(steps(s.Refresh)), nobody, s.draw())
+		if err := s.stopped(ctx); err != nil {
+			return nil, err
+		}
+		s.arrive(s.random.IntN(steps(s.Refresh)), nobody, s.draw(""))
 	}
 	s.meter.prepare(s)
 	return s, nil
+}
+
+// farthest returns an upper bound of the steps that anybody plans ahead: to the next refresh, or
+// to the login of the last client of a burst.
+func (s *simulation) farthest() int {
+	most := steps(max(s.Refresh*6/5, retry)) + 1
+	for i := range s.Events {
+		most = max(most, 1+steps(s.Events[i].Over))
+	}
+	return most
 }
 
 // steps returns a duration in steps, at least 1.
@@ -156,8 +181,11 @@ func steps(d time.Duration) int { return max(1, int(d/step)) }
 // time returns the time at the present step.
 func (s *simulation) time() time.Time { return epoch.Add(time.Duration(s.now) * step) }
 
-// draw returns a place at random by weight.
-func (s *simulation) draw() int32 {
+// draw returns a place at random by weight, of all or of those that a region is closest to.
+func (s *simulation) draw(region string) int32 {
+	if region != "" {
+		return s.drawNear(region)
+	}
 	x := s.random.Float64() * s.weight[len(s.weight)-1]
 	for i, sum := range s.weight {
 		if x < sum {
@@ -167,11 +195,34 @@ func (s *simulation) draw() int32 {
 	return int32(len(s.weight) - 1)
 }
 
-// arrive adds a client who logs in so many steps from now.
+// drawNear draws of the places that a region is closest to; one of them has a weight.
+func (s *simulation) drawNear(region string) (last int32) {
+	sum := 0.0
+	for i := range s.places {
+		if at := &s.places[i]; at.arrived == region {
+			sum += at.weight
+		}
+	}
+	x := s.random.Float64() * sum
+	for i := range s.places {
+		if at := &s.places[i]; at.arrived == region && at.weight > 0 {
+			last = int32(i)
+			if x -= at.weight; x < 0 {
+				break
+			}
+		}
+	}
+	return last
+}
+
+// arrive adds a client who logs in so many steps from now. Those of a burst are in demand from
+// then on only: nobody knows of them before.
 func (s *simulation) arrive(after int, crowd, place int32) {
 	load := s.load()
 	s.clients = append(s.clients, client{place: place, server: nobody, crowd: crowd, load: load, session: sessionID(len(s.clients), 0)})
-	s.demand[place] += load
+	if crowd == nobody {
+		s.demand[place] += load
+	}
 	s.plan(int32(len(s.clients)-1), after)
 }
 
@@ -196,12 +247,12 @@ func (s *simulation) plan(c int32, after int) {
 	s.due[at] = c
 }
 
-// refreshes has all clients decided whose time has come.
-func (s *simulation) refreshes() {
+// refreshes has all clients decided whose time has come. It leaves off when the context ends.
+func (s *simulation) refreshes(ctx context.Context) {
 	slot := s.now % len(s.due)
 	c := s.due[slot]
 	s.due[slot] = nobody
-	for c != nobody {
+	for c != nobody && ctx.Err() == nil {
 		next := s.clients[c].next
 		switch s.refresh(c) {
 		case again:
@@ -234,10 +285,16 @@ func (s *simulation) refresh(i int32) outcome {
 	desk := &s.desks[s.random.IntN(len(s.desks))]
 	critical := s.Critical > 0 && s.random.Float64() < s.Critical
 	ends := s.Life > 0 && s.random.Float64() < float64(s.Refresh)/float64(s.Life)
+	expected := c.crowd != nobody && c.generation == 0 && c.sessions == 0
 	if c.crowd != nobody && s.crowds[c.crowd].over {
 		s.leave(c)
-		s.demand[c.place] -= c.load
+		if !expected {
+			s.demand[c.place] -= c.load
+		}
 		return gone
+	}
+	if expected {
+		s.demand[c.place] += c.load
 	}
 	if ends && c.server != nobody {
 		s.leave(c)
@@ -246,10 +303,12 @@ func (s *simulation) refresh(i int32) outcome {
 		s.demand[c.place] += c.load
 		c.sessions++
 		c.session, c.generation, c.movedAt = sessionID(int(i), int(c.sessions)), 0, time.Time{}
+		c.home = ""
 	}
 	at := &s.places[c.place]
 	r := placement.Request{
 		Session: c.session, Generation: c.generation, Arrived: at.arrived, RTT: at.rtt, Critical: critical, MovedAt: c.movedAt,
+		Home: c.home,
 	}
 	if c.server != nobody {
 		own := &s.fleet.servers[c.server]
@@ -302,12 +361,31 @@ func (s *simulation) follow(c *client, d placement.Decision, v *placement.View) 
 	if c.server != nobody && !s.fleet.servers[c.server].dead && d.Verdict == placement.VerdictMove {
 		c.movedAt = s.time()
 	}
+	if c.server != nobody {
+		c.home = s.home(c, at.Region, d.Reason)
+	}
 	s.hear(c.server, -1)
 	s.hear(target, 1)
 	s.leave(c)
 	c.server = target
 	s.fleet.servers[target].sessions += c.load
 	return again
+}
+
+// home returns the region that a session that moves comes from: the one that load or a failure
+// sent it away from first, until it is back or follows its client elsewhere.
+func (s *simulation) home(c *client, to int, reason placement.Reason) string {
+	from := s.fleet.regions[s.fleet.servers[c.server].region]
+	switch {
+	case s.fleet.regions[to] == from:
+		return c.home
+	case s.fleet.regions[to] == c.home || reason == placement.ReasonCloserRegion:
+		return ""
+	case c.home == "":
+		return from
+	default:
+		return c.home
+	}
 }
 
 // leave takes a client's session off its server.

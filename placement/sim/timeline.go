@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"slices"
 	"time"
 )
@@ -11,7 +12,7 @@ type crowd struct{ over bool }
 // turnOf is something that happens at a step.
 type turnOf struct {
 	at int
-	do func()
+	do func(context.Context)
 }
 
 // schedule lays the events out in time. It is in no hurry: it runs once.
@@ -23,7 +24,7 @@ func (s *simulation) schedule() {
 		case e.Burst > 0:
 			n := int32(len(s.crowds))
 			s.crowds = append(s.crowds, crowd{})
-			s.at(from, func() { s.rush(e, n) })
+			s.turns = append(s.turns, turnOf{at: from, do: func(ctx context.Context) { s.rush(ctx, e, n) }})
 			s.at(to, func() { s.crowds[n].over = true })
 		case e.Lose != "":
 			s.at(from, func() { s.each(e.Lose, s.kill); s.scatter() })
@@ -46,12 +47,14 @@ func (s *simulation) schedule() {
 	slices.SortStableFunc(s.turns, func(a, b turnOf) int { return a.at - b.at })
 }
 
-func (s *simulation) at(step int, do func()) { s.turns = append(s.turns, turnOf{at: step, do: do}) }
+func (s *simulation) at(step int, do func()) {
+	s.turns = append(s.turns, turnOf{at: step, do: func(context.Context) { do() }})
+}
 
 // happen does what is to happen at this step.
-func (s *simulation) happen() {
+func (s *simulation) happen(ctx context.Context) {
 	for len(s.turns) > 0 && s.turns[0].at <= s.now {
-		s.turns[0].do()
+		s.turns[0].do(ctx)
 		s.turns = s.turns[1:]
 	}
 }
@@ -99,13 +102,13 @@ func (s *simulation) revive(v *server) {
 	v.announce = s.now + steps(s.Detect)
 }
 
-// rush has the clients of a burst log in.
-func (s *simulation) rush(e *Event, n int32) {
+// rush has the clients of a burst log in. It leaves off when the context ends.
+func (s *simulation) rush(ctx context.Context, e *Event, n int32) {
 	for range int(e.Burst * float64(s.Clients)) {
-		at := s.draw()
-		for e.In != "" && s.places[at].arrived != e.In {
-			at = s.draw()
+		if ctx.Err() != nil {
+			return
 		}
+		at := s.draw(e.In)
 		s.arrive(1+s.random.IntN(steps(max(e.Over, step))), n, at)
 	}
 }

@@ -10,40 +10,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
 )
 
-// Config says what to measure.
+// Config says what to measure of a registry.
 type Config struct {
+	// Setup says how. A phase takes 2 s by itself.
+	Setup
 	// Servers is the size of the fleet.
 	Servers int
 	// Full measures also what takes long, or much memory.
 	Full bool
-	// Phase is how long each measurement takes. Zero: 2 s.
-	Phase time.Duration
-	// Program is the berth program; it is started as `bench side` and `bench load`.
-	Program string
-	// Progress gets a line for each step.
-	Progress io.Writer
 }
 
-// MaxServers bounds a fleet: a registry takes no more of a region.
-const MaxServers = 20_000
-
-func (c *Config) validate() error {
-	switch {
-	case c.Servers < 1 || c.Servers > MaxServers:
-		return fmt.Errorf("servers %d: want 1 to %d", c.Servers, MaxServers)
-	case c.Phase < 0:
-		return fmt.Errorf("phase %v: want at least 0", c.Phase)
-	case c.Program == "":
-		return errors.New("no program")
-	}
-	return nil
-}
+// maxServers bounds a fleet: a registry takes no more of a region.
+const maxServers = 20_000
 
 // connections is how many connections the fleet shares.
 const connections = 16
@@ -51,37 +34,20 @@ const connections = 16
 // run is one run of a bench.
 type run struct {
 	Config
-	dir    string
-	report Report
+	trial
 }
 
 // Registry measures the registry: rows of work with its floor and its goal. A goal that is
 // missed is no error.
-func Registry(ctx context.Context, c Config) (_ Report, err error) {
-	if err := c.validate(); err != nil {
+func Registry(ctx context.Context, c Config) (Report, error) {
+	if err := c.prepare("servers", c.Servers, maxServers, 2*time.Second); err != nil {
 		return Report{}, fmt.Errorf("bench registry: %w", err)
 	}
-	if c.Phase == 0 {
-		c.Phase = 2 * time.Second
-	}
-	r := &run{Config: c, report: Report{Servers: c.Servers}}
-	if r.dir, err = os.MkdirTemp("", "berth-bench-"); err != nil {
-		return Report{}, fmt.Errorf("make temporary directory: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
-	for _, step := range []func(context.Context) error{r.heartbeats, r.views, r.manyConnections} {
-		if err := step(ctx); err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-			return r.report, fmt.Errorf("bench registry: %w", err)
-		}
+	r := &run{Config: c, trial: trial{report: Report{Servers: c.Servers}}}
+	if err := r.do(ctx, r.heartbeats, r.views, r.manyConnections); err != nil {
+		return r.report, fmt.Errorf("bench registry: %w", err)
 	}
 	return r.report, nil
-}
-
-func (r *run) say(format string, args ...any) {
-	fmt.Fprintf(r.Progress, format+"\n", args...)
 }
 
 // side starts a process to measure, with a store of its own.

@@ -77,7 +77,7 @@ func TestRegistry(t *testing.T) {
 	t.Setenv("GORACE", "atexit_sleep_ms=0")
 	var progress bytes.Buffer
 	report, err := bench.Registry(t.Context(), bench.Config{
-		Servers: 60, Full: true, Phase: 300 * time.Millisecond, Program: self(t), Progress: &progress,
+		Setup: bench.Setup{Phase: 300 * time.Millisecond, Program: self(t), Progress: &progress}, Servers: 60, Full: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -136,23 +136,39 @@ func TestRegistryIsInterrupted(t *testing.T) {
 			time.AfterFunc(500*time.Millisecond, cancel)
 		}
 	})
-	_, err := bench.Registry(ctx, bench.Config{Servers: 60, Phase: 20 * time.Second, Program: self(t), Progress: progress})
+	_, err := bench.Registry(ctx, bench.Config{Setup: bench.Setup{Phase: 20 * time.Second, Program: self(t), Progress: progress}, Servers: 60})
 	if err == nil || ctx.Err() == nil {
 		t.Errorf("%v after %v, want an interruption", err, time.Since(began))
 	}
 	checkEmpty(t)
 }
 
-func TestRegistryRefusesNonsense(t *testing.T) {
-	for _, c := range []bench.Config{
-		{Servers: 0, Program: "berth"},
-		{Servers: bench.MaxServers + 1, Program: "berth"},
-		{Servers: 1, Phase: -1, Program: "berth"},
-		{Servers: 1},
-		{Servers: 1, Program: "/nowhere/berth", Progress: io.Discard},
-	} {
-		if _, err := bench.Registry(t.Context(), c); err == nil {
-			t.Errorf("%+v was run", c)
+func TestBenchesRefuseNonsense(t *testing.T) {
+	registry := func(n int, s bench.Setup) (bench.Report, error) {
+		return bench.Registry(t.Context(), bench.Config{Setup: s, Servers: n})
+	}
+	refresh := func(n int, s bench.Setup) (bench.Report, error) {
+		return bench.Refresh(t.Context(), bench.RefreshConfig{Setup: s, Sessions: n})
+	}
+	for name, b := range map[string]struct {
+		run  func(int, bench.Setup) (bench.Report, error)
+		most int
+	}{"registry": {registry, bench.MaxServers}, "refresh": {refresh, bench.MaxSessions}} {
+		for _, test := range []struct {
+			n     int
+			setup bench.Setup
+			want  string
+		}{
+			{0, bench.Setup{Program: "berth"}, "s 0: want 1 to "},
+			{b.most + 1, bench.Setup{Program: "berth"}, fmt.Sprintf(": want 1 to %d", b.most)},
+			{1, bench.Setup{Phase: -1, Program: "berth"}, "phase -1ns: want at least 0"},
+			{1, bench.Setup{}, "no program"},
+			{1, bench.Setup{Program: "/nowhere/berth", Progress: io.Discard}, "/nowhere/berth"},
+		} {
+			_, err := b.run(test.n, test.setup)
+			if err == nil || !strings.Contains(err.Error(), "bench "+name+": ") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s, %d, %+v: error %v, want %q", name, test.n, test.setup, err, test.want)
+			}
 		}
 	}
 }

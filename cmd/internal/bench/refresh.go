@@ -4,39 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"time"
 )
 
 // RefreshConfig says how to measure refreshes.
 type RefreshConfig struct {
+	// Setup says how. A phase, of those with fewer connections, takes 4 s by itself.
+	Setup
 	// Sessions is how many sessions are started, and refreshed once a round.
 	Sessions int
-	// Phase is how long each measurement with fewer connections takes. Zero: 4 s.
-	Phase time.Duration
-	// Program is the berth program; it is started as `bench grants`, `bench echo` and
-	// `bench clients`.
-	Program string
-	// Progress gets a line for each step.
-	Progress io.Writer
 }
 
-// MaxSessions bounds what a run starts: each takes about 1 KB of the clients' memory.
-const MaxSessions = 1_000_000
-
-func (c *RefreshConfig) validate() error {
-	switch {
-	case c.Sessions < 1 || c.Sessions > MaxSessions:
-		return fmt.Errorf("sessions %d: want 1 to %d", c.Sessions, MaxSessions)
-	case c.Phase < 0:
-		return fmt.Errorf("phase %v: want at least 0", c.Phase)
-	case c.Program == "":
-		return errors.New("no program")
-	}
-	return nil
-}
+// maxSessions bounds what a run starts: each takes about 1 KB of the clients' memory.
+const maxSessions = 1_000_000
 
 // What a refresh is to reach, at manyClients connections.
 const (
@@ -59,11 +40,9 @@ const signatures = 2
 // refreshRun is one run of the bench of refreshes.
 type refreshRun struct {
 	RefreshConfig
-	dir    string
-	tokens string
-	floor  map[int]passed
-	sign   time.Duration
-	report Report
+	trial
+	floor map[int]passed
+	sign  time.Duration
 }
 
 // passed is what a number of clients got done, and what it took of the side that they asked.
@@ -77,38 +56,24 @@ type passed struct {
 // for a phase each over 1 and over 16, with its events, on disk. The floors are an HTTP server
 // that reads as much and answers as much, asked by the same clients, and a bare signature.
 // A goal that is missed is no error.
-func Refresh(ctx context.Context, c RefreshConfig) (_ Report, err error) {
-	if err := c.validate(); err != nil {
+func Refresh(ctx context.Context, c RefreshConfig) (Report, error) {
+	if err := c.prepare("sessions", c.Sessions, maxSessions, 4*time.Second); err != nil {
 		return Report{}, fmt.Errorf("bench refresh: %w", err)
 	}
-	if c.Phase == 0 {
-		c.Phase = 4 * time.Second
-	}
-	r := &refreshRun{RefreshConfig: c, report: Report{Sessions: c.Sessions}, floor: map[int]passed{}}
-	if r.dir, err = os.MkdirTemp("", "berth-bench-"); err != nil {
-		return Report{}, fmt.Errorf("make temporary directory: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
-	r.tokens = filepath.Join(r.dir, "tokens")
-	for _, step := range []func(context.Context) error{r.echoes, r.grants} {
-		if err := step(ctx); err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-			return r.report, fmt.Errorf("bench refresh: %w", err)
-		}
+	r := &refreshRun{RefreshConfig: c, trial: trial{report: Report{Sessions: c.Sessions}}, floor: map[int]passed{}}
+	if err := r.do(ctx, r.echoes, r.grants); err != nil {
+		return r.report, fmt.Errorf("bench refresh: %w", err)
 	}
 	return r.report, nil
 }
 
-func (r *refreshRun) say(format string, args ...any) {
-	fmt.Fprintf(r.Progress, format+"\n", args...)
-}
+// tokens is the file of the refresh tokens.
+func (r *refreshRun) tokens() string { return filepath.Join(r.dir, "tokens") }
 
 // echoes measures the floors.
 func (r *refreshRun) echoes(ctx context.Context) (err error) {
 	r.say("the floors: an HTTP echo, a signature")
-	if err := fakeTokens(r.tokens, 16*manyClients); err != nil {
+	if err := fakeTokens(r.tokens(), 16*manyClients); err != nil {
 		return err
 	}
 	side, err := start(ctx, r.Program, "bench", "echo")
@@ -146,7 +111,7 @@ func (r *refreshRun) echoes(ctx context.Context) (err error) {
 // grants measures the token service.
 func (r *refreshRun) grants(ctx context.Context) (err error) {
 	r.say("%d sessions are started", r.Sessions)
-	side, err := start(ctx, r.Program, "bench", "grants", "--dir", r.dir, "--tokens", r.tokens, "--sessions", fmt.Sprint(r.Sessions))
+	side, err := start(ctx, r.Program, "bench", "grants", "--dir", r.dir, "--tokens", r.tokens(), "--sessions", fmt.Sprint(r.Sessions))
 	if err != nil {
 		return err
 	}
@@ -215,7 +180,7 @@ func (r *refreshRun) addGrants(got map[int]passed, detail string) {
 
 // clients starts those who refresh, with the sessions of the tokens file.
 func (r *refreshRun) clients(ctx context.Context, url string) (*child, error) {
-	return start(ctx, r.Program, "bench", "clients", "--url", url, "--tokens", r.tokens)
+	return start(ctx, r.Program, "bench", "clients", "--url", url, "--tokens", r.tokens())
 }
 
 // phase is one measurement: so many connections for a time, zero: once round the sessions.
