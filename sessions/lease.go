@@ -61,7 +61,7 @@ const (
 // until LeaseLife after that time. With itself a region needs the majority for it: of two regions the
 // one edge. A region is fenced when so many have not heard it for so long that it cannot have had a
 // lease, and whatever it gave out by its last one is no longer accepted. Only then is a session taken
-// over, by a region that has a lease itself; of two regions, by the other one (Record.Free).
+// over, by a region that has a lease itself; of two regions, by the other one (MayAnswer).
 //
 // It is not safe for concurrent use.
 type Lease struct {
