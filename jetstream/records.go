@@ -11,9 +11,8 @@ import (
 )
 
 var (
-	_ sessions.Beginner = (*Records)(nil)
-	_ sessions.Led      = (*Records)(nil)
-	_ tokens.Ledger     = (*Records)(nil)
+	_ sessions.Store = (*Records)(nil)
+	_ tokens.Ledger  = (*Records)(nil)
 )
 
 // Records is the bucket berth_sessions: the sessions that the region owns. Reads go to the
@@ -32,7 +31,7 @@ func (c *Conn) Records() *Records {
 	return &Records{bucket: b}
 }
 
-// Contact implements sessions.Led.
+// Contact implements sessions.Store.
 func (r *Records) Contact() time.Time { return r.bucket.Contact() }
 
 // Get implements sessions.Store.
@@ -62,7 +61,7 @@ func decodeRecord(key string, data []byte) (sessions.Record, error) {
 	return *rec, nil
 }
 
-// Put implements sessions.Store.
+// Put writes a record, for who has nothing else to do meanwhile: Begin, then Wait.
 func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("write %s: %w: %w", rec.Key(), sessions.ErrUnavailable, err)
@@ -74,7 +73,7 @@ func (r *Records) Put(ctx context.Context, rec sessions.Record, rev sessions.Rev
 	return r.Begin(&rec, data, rev).Wait(ctx)
 }
 
-// Begin implements sessions.Beginner.
+// Begin implements sessions.Store.
 func (r *Records) Begin(rec *sessions.Record, data []byte, rev sessions.Revision) sessions.Pending {
 	life := max(time.Second, time.Until(rec.ExpiresAt.Add(sessions.Keep)))
 	w := new(recordWrite)

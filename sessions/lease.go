@@ -18,6 +18,10 @@ const (
 	// LeaseGap is the silence after which a region is not heard any more: what it said meanwhile is
 	// not known.
 	LeaseGap = 5 * time.Second
+	// LeaseSight is the silence after which a region is out of sight. It is less than the 3 s after which
+	// its copies are not waited for any more (V17): else, for a moment, neither the region nor what is
+	// missing of it would be.
+	LeaseSight = 2 * time.Second
 	// LeaseSettle is how long a region that has its lease again waits before it uses it. A takeover
 	// that was decided before its edges heard it is durable by then: what was heard may be LeaseGap
 	// old, a request takes 10 s, a write 5 s.
@@ -42,6 +46,10 @@ const (
 	LeaseOwner LeaseFault = "lease_owner"
 	// LeaseHeir: the session falls to another region.
 	LeaseHeir LeaseFault = "lease_heir"
+	// LeaseUncopied: no copy of the session at the token's epoch has arrived.
+	LeaseUncopied LeaseFault = "lease_uncopied"
+	// LeaseTaken: of two regions, the other one has taken the session over before.
+	LeaseTaken LeaseFault = "lease_taken"
 )
 
 // Lease is what a region knows of which regions hear each other, and what it may do by that for
@@ -53,7 +61,7 @@ const (
 // until LeaseLife after that time. With itself a region needs the majority for it: of two regions the
 // one edge. A region is fenced when so many have not heard it for so long that it cannot have had a
 // lease, and whatever it gave out by its last one is no longer accepted. Only then is a session taken
-// over, by a region that has a lease itself; of two regions, by the other one (Record.Free).
+// over, by a region that has a lease itself; of two regions, by the other one (MayAnswer).
 //
 // It is not safe for concurrent use.
 type Lease struct {
@@ -67,6 +75,20 @@ type Lease struct {
 	// known; then only Hear ends the run.
 	run     time.Time
 	current bool
+	rules   leaseRules
+}
+
+// leaseRules are the conditions under which a region may act for a strict organization. Tests take one
+// out of them at a time.
+type leaseRules struct {
+	leased, settled func(l *Lease, now time.Time) bool
+	hearsAll        func(l *Lease, but string, now time.Time) bool
+	answers         func(l *Lease, now time.Time, complete bool) LeaseFault
+	fenced          func(l *Lease, name string, now time.Time) bool
+	silence         func(l *Lease, voter, name string, now time.Time) time.Duration
+	heir            func(l *Lease, owner, session string) string
+	knows           func(base *Record, token Stamp) bool
+	free            func(l *Lease, r *Record, from string) bool
 }
 
 // hearing is what was heard of a region, the own one included: its registry says what it hears.
@@ -83,7 +105,9 @@ type hearing struct {
 // sessions over, accepted is how long after an answer its access token may be accepted by a server,
 // the same in all regions.
 func NewLease(region string, edges []string, accepted time.Duration) *Lease {
-	l := &Lease{region: region, accepted: accepted, heard: map[string]*hearing{}}
+	l := &Lease{region: region, accepted: accepted, heard: map[string]*hearing{}, rules: leaseRules{
+		(*Lease).leased, (*Lease).settled, (*Lease).hearsAll, (*Lease).Answers, (*Lease).fenced, (*Lease).silence, (*Lease).heir, knows, (*Lease).free,
+	}}
 	for _, name := range append([]string{region}, edges...) {
 		if l.heard[name] != nil {
 			continue
@@ -96,8 +120,8 @@ func NewLease(region string, edges []string, accepted time.Duration) *Lease {
 	return l
 }
 
-// Wait is how long a region must have been silent before its sessions are taken over.
-func (l *Lease) Wait() time.Duration { return LeaseLife + l.accepted + LeaseSkew }
+// wait is how long a region must have been silent before its sessions are taken over.
+func (l *Lease) wait() time.Duration { return LeaseLife + l.accepted + LeaseSkew }
 
 // Hear notes a view update. Updates may come late, twice and out of order.
 func (l *Lease) Hear(u events.ViewHead, now time.Time) {
@@ -161,11 +185,11 @@ func (l *Lease) Answers(now time.Time, complete bool) LeaseFault {
 	switch {
 	case len(l.others) == 0: // nobody takes anything over
 		return LeaseHeld
-	case !now.Before(l.until()):
+	case !l.rules.leased(l, now):
 		return LeaseLost
-	case !l.current && now.Sub(l.run) < LeaseSettle:
+	case !l.current && !l.rules.settled(l, now):
 		return LeaseSettling
-	case !l.current && !l.hearsAll(l.region, now):
+	case !l.current && !l.rules.hearsAll(l, l.region, now):
 		return LeaseUnseen
 	case !complete: // also later on: a region that was fenced and comes back may have taken sessions over before
 		return LeaseBehind
@@ -174,58 +198,74 @@ func (l *Lease) Answers(now time.Time, complete bool) LeaseFault {
 	return LeaseHeld
 }
 
+// MayAnswer returns why the region may not answer for a session of its own now, LeaseHeld if it may. Of two
+// regions, the one that took a session over goes on with it without a lease.
+func (l *Lease) MayAnswer(rec *Record, now time.Time, complete bool) LeaseFault {
+	fault := l.Answers(now, complete)
+	if len(l.others) == 1 && l.rules.free(l, rec, l.others[0]) {
+		return LeaseHeld
+	}
+	return fault
+}
+
+func (l *Lease) leased(now time.Time) bool { return now.Before(l.until()) }
+
+func (l *Lease) settled(now time.Time) bool { return now.Sub(l.run) >= LeaseSettle }
+
 // hearsAll reports whether all regions but one are heard: of others it is not known what they have taken
 // over, nor who knows of that.
 func (l *Lease) hearsAll(but string, now time.Time) bool {
-	return !slices.ContainsFunc(l.others, func(name string) bool { return name != but && !l.hears(name, now) })
-}
-
-func (l *Lease) hears(name string, now time.Time) bool {
-	h := l.heard[name]
-	return !h.at.IsZero() && now.Sub(h.at) < LeaseGap
+	return !slices.ContainsFunc(l.others, func(name string) bool { return name != but && now.Sub(l.heard[name].at) >= LeaseSight })
 }
 
 // fenced reports whether a region can have had no lease for so long that nothing which it gave out
 // is accepted any more: every majority that would have granted one has somebody who has not heard it.
 func (l *Lease) fenced(name string, now time.Time) bool {
-	silent := 0
+	return l.silent(name, now) >= l.most()
+}
+
+// most is of how many regions but one each majority of all has at least one.
+func (l *Lease) most() int { return (len(l.others) + 2) / 2 }
+
+// silent counts the regions that have not heard another for as long as it takes.
+func (l *Lease) silent(name string, now time.Time) (voters int) {
 	for voter := range l.heard {
-		if voter != name && l.silence(voter, name, now) >= l.Wait() {
-			silent++
+		if voter != name && l.rules.silence(l, voter, name, now) >= l.wait() {
+			voters++
 		}
 	}
-	return silent >= (len(l.others)+2)/2
+	return voters
 }
 
 // silence returns how long a region has not heard another, as far as is known for certain.
 func (l *Lease) silence(voter, name string, now time.Time) time.Duration {
-	if !l.hears(voter, now) {
+	h := l.heard[voter]
+	if now.Sub(h.at) >= LeaseGap { // it may have heard it since: of others TakesOver makes sure, but not of the own registry
 		return 0
 	}
-	h := l.heard[voter]
 	last := later(h.since, h.knows[name])
-	if voter == l.region {
+	if voter == l.region { // the own registry tells of it, too, unless it was started anew before it could
 		last = later(last, l.heard[name].at)
 	}
 	return now.Sub(last)
 }
 
 // TakesOver reports whether the region may go on with a session whose owner is out of reach, and
-// which region has to if it may not. For what the session itself has to show, see Record.Free.
+// which region has to if it may not. For what the session itself has to show, see MayGoOnWith.
 func (l *Lease) TakesOver(owner, session string, now time.Time, complete bool) (fault LeaseFault, heir string) {
 	switch {
-	case owner == l.region, l.heard[owner] == nil, !l.fenced(owner, now):
+	case owner == l.region, l.heard[owner] == nil, !l.rules.fenced(l, owner, now):
 		return LeaseOwner, ""
 	case len(l.others) == 1:
 		return LeaseHeld, l.region
 	}
-	if fault := l.Answers(now, complete); fault != LeaseHeld {
+	if fault := l.rules.answers(l, now, complete); fault != LeaseHeld {
 		return fault, ""
 	}
-	if !l.hearsAll(owner, now) { // the owner may have handed it over to another region just before
+	if !l.rules.hearsAll(l, owner, now) { // the owner may have handed it over to another region just before
 		return LeaseUnseen, ""
 	}
-	if heir = l.heir(owner, session); heir != l.region {
+	if heir = l.rules.heir(l, owner, session); heir != l.region {
 		return LeaseHeir, heir
 	}
 	return LeaseHeld, heir
@@ -248,19 +288,26 @@ func (l *Lease) heir(owner, session string) (heir string) {
 	return heir
 }
 
-// Other returns the other one of a pair of regions, and whether there is a pair: then no majority is left
-// without the other one.
-func (l *Lease) Other() (region string, pair bool) {
-	if len(l.others) != 1 {
-		return "", false
+// MayGoOnWith returns why a session may not be taken over by the highest record that is known of it, LeaseHeld
+// if it may: by a token alone it is not known who has it, and of two regions the one that it was taken from
+// once does not know whether the other still serves it.
+func (l *Lease) MayGoOnWith(base *Record, token Stamp) LeaseFault {
+	switch {
+	case !l.rules.knows(base, token):
+		return LeaseUncopied
+	case len(l.others) == 1 && l.rules.free(l, base, l.region):
+		return LeaseTaken
 	}
-	return l.others[0], true
+	return LeaseHeld
 }
 
-// Free reports whether the session has been taken from a region without its consent, by the epoch that
-// the record is at: of a pair of regions, the one that took it goes on with it without a lease, and the
-// other one never takes it back. Only a handover ends that.
-func (r *Record) Free(from string) bool {
+// knows reports whether a record is of the epoch that the token is of.
+func knows(base *Record, token Stamp) bool { return base.Epoch == token.Epoch }
+
+// free reports whether a session has been taken from a region without its consent. Of two regions, the one
+// that took it goes on with it without a lease, and the other one never takes it back. Only a handover ends
+// that.
+func (*Lease) free(r *Record, from string) bool {
 	_, taken := r.TakenFrom(from)
-	return taken && r.Epoch.Region != from
+	return taken
 }

@@ -33,40 +33,30 @@ var (
 	ErrStranded = errors.New("no region has taken the session of a dead server")
 )
 
-// Revision is an opaque compare-and-swap token: what a Store's Get or Put returned, to be
-// handed to the next Put. The zero Revision stands for "no record".
+// Revision is an opaque compare-and-swap token: what a Store's Get or a Pending's Wait returned, to
+// be handed to the next Begin. The zero Revision stands for "no record".
 type Revision uint64
 
 // Store holds the records that one region owns, durably.
 //
-// Get returns what the last acknowledged Put wrote, never an older replica's state, or
-// ErrNotFound. Put writes rec if the record's revision is still rev and returns the new one;
-// on ErrConflict and ErrFull nothing was written; on any other error it is unknown whether it
-// was, and the caller reads again. Neither retries. Put keeps the record until its ExpiresAt + Keep.
-// Both are safe for concurrent use and end with ctx.
+// Get returns what the last acknowledged write wrote, never an older replica's state, or
+// ErrNotFound. Begin begins to write rec, which data is, as by Record.Append, if the record's revision
+// is still rev, and returns at once. What comes of it Wait returns, which has to be called: until then
+// data is not changed, nor is it kept afterwards. The record is kept until its ExpiresAt + Keep. Neither
+// retries. All are safe for concurrent use, and Get and Wait end with ctx.
+//
+// A store has a leader that alone answers, and may be away. Contact returns when it last proved
+// itself: when the last Get or Begin was called that it has answered; zero for never.
 type Store interface {
 	Get(ctx context.Context, key Key) (Record, Revision, error)
-	Put(ctx context.Context, rec Record, rev Revision) (Revision, error)
-}
-
-// Beginner is a Store whose writes go on while their caller does something else. Begin is a Put
-// of a record that is encoded already, as by Record.Append, and returns at once; what Put would
-// return, Wait does, and it has to be called. Until then data is not changed, nor kept afterwards.
-type Beginner interface {
-	Store
 	Begin(rec *Record, data []byte, rev Revision) Pending
+	Contact() time.Time
 }
 
-// Pending is a write under way.
+// Pending is a write under way. Wait returns the record's new revision. On ErrConflict and ErrFull
+// nothing was written; on any other error it is unknown whether it was, and the caller reads again.
 type Pending interface {
 	Wait(ctx context.Context) (Revision, error)
-}
-
-// Led is a Store with a leader that alone accepts writes and may be away. Contact returns when it
-// last proved itself: when the last Get or Put began that it has answered; zero for never.
-type Led interface {
-	Store
-	Contact() time.Time
 }
 
 // Owner changes the sessions of one region.
@@ -244,21 +234,17 @@ func (o *Owner) rewrite(ctx context.Context, rec *Record, rev Revision, deadline
 
 // put writes the record while the decider, if it has something to do besides, does that.
 func (o *Owner) put(ctx context.Context, rec *Record, rev Revision, held *Hold, d Stayer) (Revision, error) {
-	busy, ok := d.(Busier)
-	if !ok {
-		return o.Store.Put(ctx, *rec, rev)
-	}
-	store, ok := o.Store.(Beginner)
-	if !ok {
-		busy.Meanwhile(rec)
-		return o.Store.Put(ctx, *rec, rev)
+	if err := ctx.Err(); err != nil { // nobody would wait for it
+		return 0, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	data, err := held.encode(rec)
 	if err != nil {
 		return 0, fmt.Errorf("encode session %s: %w", rec.Key(), err)
 	}
-	pending := store.Begin(rec, data, rev)
-	busy.Meanwhile(rec)
+	pending := o.Store.Begin(rec, data, rev)
+	if busy, ok := d.(Busier); ok {
+		busy.Meanwhile(rec)
+	}
 	return pending.Wait(ctx)
 }
 
@@ -315,7 +301,7 @@ func (o *Owner) Locate(ctx context.Context, key Key, t Stamp) (region string, re
 	return region, revoked, nil
 }
 
-// Create writes a session's first record. Its errors are those of Store.Put.
+// Create writes a session's first record. Its errors are those of Pending.Wait.
 func (o *Owner) Create(ctx context.Context, rec Record) error {
 	held := o.Cache.hold(rec.Key())
 	defer held.Release()

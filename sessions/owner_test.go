@@ -118,7 +118,11 @@ func TestStoreAway(t *testing.T) {
 	b := newBench(t)
 	newer := *b.store.peek(key)
 	newer.Version = sessions.RecordVersion + 1
-	if _, err := b.store.Put(t.Context(), newer, b.store.rev); err != nil {
+	data, err := newer.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.store.Begin(&newer, data, b.store.rev).Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	b.untouched(func() {

@@ -1,6 +1,7 @@
 package sessions_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,10 +46,10 @@ type memory struct {
 	mu      sync.Mutex
 	entries map[sessions.Key][]entry // all that was ever written, the last counts
 	rev     sessions.Revision
-	late    []lateWrite
+	late    []sent
 	puts    int // writes asked for, done or not
 	// now tells the time, for contact: when the last access began that was answered. Nil: that is
-	// not known.
+	// not known, and the leader has never proved itself.
 	now     func() time.Time
 	contact time.Time
 }
@@ -59,19 +60,20 @@ type entry struct {
 	rev  sessions.Revision
 }
 
-// A lateWrite was answered with an error and is still under way.
-type lateWrite struct {
-	rec sessions.Record
-	rev sessions.Revision
+// A sent write is under way. One that is late was answered with an error before.
+type sent struct {
+	rec  sessions.Record
+	data []byte
+	rev  sessions.Revision
 }
 
-var _ sessions.Led = (*memory)(nil)
+var _ sessions.Store = (*memory)(nil)
 
-// Contact implements sessions.Led.
+// Contact implements sessions.Store.
 func (m *memory) Contact() time.Time { return m.contact }
 
-// begin returns what notes that an access which begins now was answered.
-func (m *memory) begin() (answered func()) {
+// reach returns what notes that an access which begins now was answered.
+func (m *memory) reach() (answered func()) {
 	if m.now == nil {
 		return func() {}
 	}
@@ -90,7 +92,7 @@ func (m *memory) ask(ctx context.Context, rec *sessions.Record) fault {
 
 // Get implements sessions.Store.
 func (m *memory) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
-	answered := m.begin()
+	answered := m.reach()
 	switch m.ask(ctx, nil) {
 	case sound:
 	case crashedBefore, crashedBetween:
@@ -126,10 +128,26 @@ func (m *memory) last(key sessions.Key) (*sessions.Record, sessions.Revision) {
 	return &last.rec, last.rev
 }
 
-// Put implements sessions.Store.
-func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
-	answered := m.begin()
-	f := m.ask(ctx, &rec)
+// A pending is a write whose caller does something else. What is to go wrong does so when it is waited for.
+type pending struct {
+	m        *memory
+	w        sent
+	data     []byte // the caller's
+	answered func()
+}
+
+// Begin implements sessions.Store.
+func (m *memory) Begin(rec *sessions.Record, data []byte, rev sessions.Revision) sessions.Pending {
+	return &pending{m, sent{*rec, bytes.Clone(data), rev}, data, m.reach()}
+}
+
+// Wait implements sessions.Pending.
+func (p *pending) Wait(ctx context.Context) (sessions.Revision, error) {
+	m := p.m
+	f := m.ask(ctx, &p.w.rec)
+	if !bytes.Equal(p.data, p.w.data) {
+		panic("a record was changed while it was being written")
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.puts++
@@ -140,52 +158,50 @@ func (m *memory) Put(ctx context.Context, rec sessions.Record, rev sessions.Revi
 	case crashedBefore:
 		return 0, errCrashed
 	case notWritten:
-		return 0, fmt.Errorf("put: %w", sessions.ErrUnavailable)
+		return 0, fmt.Errorf("write: %w", sessions.ErrUnavailable)
 	case landsLate:
-		m.late = append(m.late, lateWrite{rec, rev})
-		return 0, fmt.Errorf("put: %w", sessions.ErrUnavailable)
+		m.late = append(m.late, p.w)
+		return 0, fmt.Errorf("write: %w", sessions.ErrUnavailable)
 	case conflicts:
 		return 0, sessions.ErrConflict
 	case swallowed:
-		return rev, nil
+		return p.w.rev, nil
 	case sound, wroteButErrored, lostReply, crashedBetween, lostRequest, lostAnswer, doubled, calleeDies:
 	}
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil { // nobody waits for it, and it is under way
+		m.late = append(m.late, p.w)
 		return 0, err
 	}
-	next, err := m.write(rec, rev)
+	next, err := m.write(p.w)
 	if err != nil {
-		answered()
+		p.answered()
 		return 0, err
 	}
 	switch f {
 	case crashedBetween:
 		return 0, errCrashed
 	case wroteButErrored:
-		return 0, fmt.Errorf("put: %w", sessions.ErrUnavailable)
+		return 0, fmt.Errorf("write: %w", sessions.ErrUnavailable)
 	case lostReply:
 		m.end(ctx)
 		return 0, ctx.Err()
 	case sound, notWritten, landsLate, conflicts, crashedBefore, swallowed, lostRequest, lostAnswer, doubled, calleeDies:
 	}
-	answered()
+	p.answered()
 	return next, nil
 }
 
 // write is the compare-and-swap. The caller holds mu.
-func (m *memory) write(rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
-	prev, last := m.last(rec.Key())
-	if last != rev {
+func (m *memory) write(w sent) (sessions.Revision, error) {
+	key := w.rec.Key()
+	prev, last := m.last(key)
+	if last != w.rev {
 		return 0, sessions.ErrConflict
 	}
-	data, err := rec.Append(nil)
-	if err != nil {
-		return 0, err
-	}
 	m.rev++
-	m.entries[rec.Key()] = append(m.entries[rec.Key()], entry{rec, data, m.rev})
+	m.entries[key] = append(m.entries[key], entry{w.rec, w.data, m.rev})
 	if m.wrote != nil {
-		m.wrote(prev, rec)
+		m.wrote(prev, w.rec)
 	}
 	return m.rev, nil
 }
@@ -199,7 +215,7 @@ func (m *memory) settle(land bool) (some bool) {
 		return false
 	}
 	if l := m.late[0]; land {
-		_, _ = m.write(l.rec, l.rev) // nobody waits for the answer
+		_, _ = m.write(l) // nobody waits for the answer
 	}
 	m.late = m.late[1:]
 	return true

@@ -33,12 +33,11 @@ func Unrotate(rec *Record, t Stamp, region string, contact, now time.Time) bool 
 // Cache.Forget. Nothing is written, and nobody is refused by it, whatever it would say of the
 // token.
 func (o *Owner) unrotated(ctx context.Context, req Request) (Outcome, bool) {
-	store, led := o.Store.(Led)
 	rec := req.Held.last()
-	if !led || rec == nil || ctx.Err() != nil || o.late(req.Deadline) {
+	if rec == nil || ctx.Err() != nil || o.late(req.Deadline) {
 		return Outcome{}, false
 	}
-	if !o.unrotate(rec, req.Token, o.Region, store.Contact(), o.Now()) || rec.Epoch.Compare(req.Floor) < 0 {
+	if !o.unrotate(rec, req.Token, o.Region, o.Store.Contact(), o.Now()) || rec.Epoch.Compare(req.Floor) < 0 {
 		return Outcome{}, false
 	}
 	return Outcome{Judgement: Judgement{Verdict: Unrotated, Token: req.Token}, Record: *rec}, true

@@ -49,53 +49,25 @@ func TestUnrotate(t *testing.T) {
 	}
 }
 
-// led is a store with a leader, which can be away.
-type led struct {
-	*memory
-	now     *time.Time
-	away    bool
-	contact time.Time
-}
-
-var errAway = errors.Join(sessions.ErrUnavailable, errors.New("no leader"))
-
-func (l *led) Contact() time.Time { return l.contact }
-
-func (l *led) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
-	if l.away {
-		return sessions.Record{}, 0, errAway
-	}
-	l.contact = *l.now
-	return l.memory.Get(ctx, key)
-}
-
-func (l *led) Put(ctx context.Context, rec sessions.Record, rev sessions.Revision) (sessions.Revision, error) {
-	if l.away {
-		return 0, errAway
-	}
-	l.contact = *l.now
-	return l.memory.Put(ctx, rec, rev)
-}
-
 // outage is a session "a" whose store's leader comes and goes, with copies and rules of one's
 // choice.
 type outage struct {
 	*cached
-	led *led
+	away bool
 }
 
 func newOutage(t *testing.T, rules ...sessions.Rule) *outage {
 	t.Helper()
-	c := newCached(t, newMemory(), 100)
-	o := &outage{cached: c, led: &led{memory: c.store.memory, now: &c.now}}
-	config := c.owner.Config
-	config.Store = o.led
-	var err error
-	if c.owner, err = sessions.NewOwner(config); err != nil {
-		t.Fatal(err)
+	o := &outage{cached: newCached(t, newMemory(), 100)}
+	o.store.now = func() time.Time { return o.now }
+	o.store.fault = func(context.Context, *sessions.Record) fault {
+		if o.away {
+			return notWritten
+		}
+		return sound
 	}
-	c.owner.Take(rules...)
-	c.create("a")
+	o.owner.Take(rules...)
+	o.create("a")
 	return o
 }
 
@@ -128,7 +100,7 @@ func (o *outage) refuses(what string, token sessions.Stamp) {
 func TestOutage(t *testing.T) {
 	o := newOutage(t)
 	o.want("a", at(1, 1), true, 0, sessions.Rotate)
-	o.led.away = true
+	o.away = true
 	for range 3 {
 		o.goesOn("the current token", at(1, 2))
 		o.goesOn("its parent", at(1, 1))
@@ -139,7 +111,7 @@ func TestOutage(t *testing.T) {
 	}
 	o.now = o.now.Add(time.Second)
 	o.refuses("later", at(1, 2))
-	o.led.away = false
+	o.away = false
 	if v, err := o.redeem(at(1, 2), events.Epoch{}); err != nil || v != sessions.Rotate {
 		t.Errorf("after the outage: %s, %v", v, err)
 	}
@@ -153,11 +125,11 @@ func TestOutage(t *testing.T) {
 func TestOutageWhileSuspended(t *testing.T) {
 	o := newOutage(t)
 	o.cache.Suspend()
-	o.led.away = true
+	o.away = true
 	o.goesOn("known before", at(1, 1))
-	o.led.away = false
-	o.want("a", at(1, 1), false, 0, sessions.Rotate)
-	o.led.away = true
+	o.away = false
+	o.want("a", at(1, 1), false, 1, sessions.Rotate)
+	o.away = true
 	o.goesOn("written meanwhile", at(1, 2))
 	o.cache.Resume()
 	o.refuses("whatever happened in the gap", at(1, 2))
@@ -168,7 +140,7 @@ func TestOutageWhileSuspended(t *testing.T) {
 func TestOutageForgets(t *testing.T) {
 	o := newOutage(t)
 	forget := func() { o.cache.Forget(sessions.Key{Jurisdiction: key.Jurisdiction, Session: "a"}) }
-	o.during = func() { forget(); o.led.away = true }
+	o.during = func() { forget(); o.away = true }
 	o.refuses("forgotten during its refresh", at(1, 1))
 	o.refuses("forgotten", at(1, 1))
 }
@@ -186,12 +158,12 @@ func TestV11(t *testing.T) {
 			return sessions.Unrotate(rec, t, r, now, now)
 		}, func(o *outage) sessions.Verdict {
 			o.now = o.now.Add(sessions.Leaderless + time.Second) // and nobody has asked meanwhile
-			o.led.away = true
+			o.away = true
 			v, _ := o.redeem(at(1, 1), events.Epoch{})
 			return v
 		}},
 		{"a service that has just begun has had contact", always, func(o *outage) sessions.Verdict {
-			o.led.away, o.led.contact = true, time.Time{}
+			o.away, o.store.contact = true, time.Time{}
 			v, _ := o.redeem(at(1, 1), events.Epoch{})
 			return v
 		}},
@@ -199,7 +171,7 @@ func TestV11(t *testing.T) {
 			taken := *o.store.peek(sessions.Key{Jurisdiction: key.Jurisdiction, Session: "a"})
 			taken.Epoch = events.Epoch{Number: 2, Region: "us"}
 			o.copies = func() []sessions.Copy {
-				o.led.away = true // what the copy says cannot be written
+				o.away = true // what the copy says cannot be written
 				return []sessions.Copy{{Region: "us", Record: taken}}
 			}
 			o.cache.Suspend() // or the copy would have been heard of
@@ -210,7 +182,7 @@ func TestV11(t *testing.T) {
 			for gen := range uint64(3) {
 				o.want("a", at(1, gen+1), true, 0, sessions.Rotate)
 			}
-			o.led.away = true
+			o.away = true
 			v, _ := o.redeem(at(1, 1), events.Epoch{})
 			return v
 		}},

@@ -19,14 +19,19 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-// reads is a store that counts its reads.
+// seeksContact reports whether a read is no session's, but only to find the store's leader there.
+func seeksContact(key sessions.Key) bool { return key.Session == "_contact" }
+
+// reads is a store that counts the reads of sessions.
 type reads struct {
 	sessions.Store
 	n atomic.Int64
 }
 
 func (r *reads) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
-	r.n.Add(1)
+	if !seeksContact(key) {
+		r.n.Add(1)
+	}
 	return r.Store.Get(ctx, key)
 }
 

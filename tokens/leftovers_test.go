@@ -38,9 +38,11 @@ type looked struct {
 }
 
 func (l *looked) Get(ctx context.Context, key sessions.Key) (sessions.Record, sessions.Revision, error) {
-	l.mu.Lock()
-	l.got[key.Session]++
-	l.mu.Unlock()
+	if !seeksContact(key) {
+		l.mu.Lock()
+		l.got[key.Session]++
+		l.mu.Unlock()
+	}
 	return l.Store.Get(ctx, key)
 }
 

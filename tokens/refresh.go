@@ -50,7 +50,8 @@ func (s *Service) takeOver(ctx context.Context, c call, claims *api.RefreshClaim
 	if err != nil {
 		return api.TokensReply{}, err
 	}
-	young := r.now.Sub(time.Unix(claims.IssuedAt, 0)) < 2*s.cfg.AccessTTL
+	// By a token alone nobody knows who had the session handed over to him, nor who took it.
+	young := r.now.Sub(time.Unix(claims.IssuedAt, 0)) < 2*s.cfg.AccessTTL && !s.strict(claims.Org)
 	out, err := s.owner.TakeOver(ctx, r.request(claimed(claims)), owner, young, r)
 	if err == nil && out.Judgement.Verdict == sessions.Elsewhere {
 		err = unavailable("another region goes on with the session", nil)

@@ -74,13 +74,12 @@ func (s *Service) mayAnswer(rec *sessions.Record) error {
 	x := s.strictness
 	complete := s.complete()
 	x.mu.Lock()
-	fault := x.lease.Answers(x.now(), complete)
-	other, pair := x.lease.Other()
+	refusal := x.lease.MayAnswer(rec, x.now(), complete)
 	x.mu.Unlock()
-	if fault == sessions.LeaseHeld || pair && rec.Free(other) {
+	if refusal == sessions.LeaseHeld {
 		return nil
 	}
-	return strictRefusal(fault)
+	return strictRefusal(refusal)
 }
 
 // noLease is a refusal for want of a lease.
@@ -122,20 +121,28 @@ func (x *strictness) tell(ctx context.Context, fault sessions.LeaseFault) {
 	}
 }
 
-// strictRefusal returns the refusal for a fault.
+// strictRefusal is what a client is told.
 func strictRefusal(fault sessions.LeaseFault) *noLease {
-	why := map[sessions.LeaseFault]string{
-		sessions.LeaseLost:     "this region is not heard by enough others",
-		sessions.LeaseSettling: "this region is heard again and learns first what others have taken over",
-		sessions.LeaseUnseen:   "another region is out of sight and may still serve the session",
-		sessions.LeaseBehind:   "this region has not heard yet of all that others have taken over",
-		sessions.LeaseOwner:    "its region is out of reach and may still serve it",
-		sessions.LeaseHeir:     "another region goes on with the session",
-	}[fault]
 	return &noLease{fault, &api.Error{
 		Code: api.CodeUnavailable, RetryAfter: strictRetry,
-		Detail: "no two regions may serve a session of this organization (takeover: strict): " + why + " (" + string(fault) + ")",
+		Detail: "no two regions may serve a session of this organization (takeover: strict): " + why(fault) + " (" + string(fault) + ")",
 	}}
+}
+
+// why says what a fault means.
+func why(fault sessions.LeaseFault) string {
+	switch fault {
+	case sessions.LeaseLost:
+		return "this region is not heard by enough others"
+	case sessions.LeaseSettling:
+		return "this region is heard again and learns first what others have taken over"
+	case sessions.LeaseUnseen:
+		return "another region is out of sight and may still serve the session"
+	case sessions.LeaseBehind:
+		return "this region has not heard yet of all that others have taken over"
+	default: // LeaseOwner
+		return "its region is out of reach and may still serve it"
+	}
 }
 
 // mayTakeStrictly returns which region is to go on with a session whose owner is out of reach: this one,
@@ -159,21 +166,20 @@ func (s *Service) mayTakeStrictly(claims *api.RefreshClaims, owner string) (regi
 	}
 }
 
-// mayGoOnWith returns why a strict session may not be taken over by what is known of it, nil if it may:
-// by a token alone it is not known who has it, and of two regions the one that it was taken from once
-// does not know whether the other still serves it.
+// mayGoOnWith returns why a strict session may not be taken over by what is known of it, nil if it may.
 func (s *Service) mayGoOnWith(base *sessions.Record, token sessions.Stamp) error {
-	switch {
-	case !s.strict(base.Org):
+	if !s.strict(base.Org) {
 		return nil
-	case base.Epoch != token.Epoch:
-		return unavailable("no copy of the session as its region has it has arrived here (takeover: strict)", nil)
 	}
 	s.strictness.mu.Lock()
-	_, pair := s.strictness.lease.Other()
+	fault := s.strictness.lease.MayGoOnWith(base, token)
 	s.strictness.mu.Unlock()
-	if pair && base.Free(s.cfg.Region) {
+	switch fault {
+	case sessions.LeaseHeld:
+		return nil
+	case sessions.LeaseUncopied:
+		return unavailable("no copy of the session as its region has it has arrived here (takeover: strict)", nil)
+	default: // LeaseTaken
 		return unavailable("the other region has taken the session over before and may still serve it (takeover: strict)", nil)
 	}
-	return nil
 }

@@ -185,6 +185,10 @@ func TestStrictTakeover(t *testing.T) {
 	}
 
 	r.nats.Links[dublin].Cut()
+	uncopied, ok := startOf(t, there, "acme")
+	if !ok {
+		t.Fatal("no session was started by the lease that is left")
+	}
 	var last, first time.Time // when the old owner answered last, and the other region first
 	token := strict.RefreshToken
 	jetstreamtest.Eventually(t, time.Minute, "the owner stops", func() bool {
@@ -221,6 +225,9 @@ func TestStrictTakeover(t *testing.T) {
 	}
 	if _, why := try(t, there, &token); why == "" {
 		t.Error("the old owner answers a token of the new one")
+	}
+	if _, why := try(t, here, &uncopied.RefreshToken); why == "" {
+		t.Error("a session was taken over of which nothing is known but a young token")
 	}
 	// The other organization's session goes on on both sides.
 	for region, s := range r.services {

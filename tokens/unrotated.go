@@ -72,10 +72,7 @@ const contactEvery = 10 * time.Second
 
 // keepContact keeps the contact with the store's leader young, until ctx ends.
 func (s *Service) keepContact(ctx context.Context) {
-	store, led := s.cfg.Store.(sessions.Led)
-	if !led {
-		return
-	}
+	store := s.cfg.Store
 	nobody := sessions.Key{Jurisdiction: events.GlobalJurisdiction, Session: "_contact"}
 	for {
 		if time.Since(store.Contact()) >= contactEvery {
