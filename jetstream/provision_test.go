@@ -66,6 +66,7 @@ func TestProvisionMakesTheContract(t *testing.T) {
 		"KV_berth_sessions": {"$KV.berth_sessions.>", natsjs.FileStorage, false, 1, 0, -1, false, true},
 		"KV_berth_registry": {"$KV.berth_registry.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
 		"KV_berth_orgs":     {"$KV.berth_orgs.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
+		"KV_berth_policy":   {"$KV.berth_policy.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
 		"KV_berth_keys":     {"$KV.berth_keys.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -73,7 +74,7 @@ func TestProvisionMakesTheContract(t *testing.T) {
 	}
 
 	// The buckets are buckets to every other client.
-	for _, bucket := range []string{jetstream.BucketServers, jetstream.BucketSessions, jetstream.BucketKeys, jetstream.BucketOrgs} {
+	for _, bucket := range []string{jetstream.BucketServers, jetstream.BucketSessions, jetstream.BucketKeys, jetstream.BucketOrgs, jetstream.BucketPolicy} {
 		kv, err := c.JetStream().KeyValue(t.Context(), bucket)
 		if err != nil {
 			t.Errorf("%s: %v", bucket, err)
@@ -103,8 +104,8 @@ func TestProvisionByManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(configs(t, jetstreamtest.Dial(t, url))); n != 8 {
-		t.Errorf("%d streams, want 8", n)
+	if n := len(configs(t, jetstreamtest.Dial(t, url))); n != 9 {
+		t.Errorf("%d streams, want 9", n)
 	}
 }
 

@@ -26,6 +26,7 @@ const (
 	BucketKeys     = "berth_keys"
 	BucketRegistry = "berth_registry"
 	BucketOrgs     = "berth_orgs"
+	BucketPolicy   = "berth_policy"
 )
 
 // Topology says how a region's streams and buckets are kept. Where a field is zero, a stream that exists keeps what it
@@ -44,8 +45,8 @@ type Topology struct {
 	// Edges are the regions with which copies of sessions are exchanged. Empty: none, and BERTH_SESSION_COPIES goes; nil: what
 	// is there stays.
 	Edges []Edge
-	// Primary is the region in which organizations are changed: there berth_orgs is written, everywhere else it is a copy.
-	// Empty: what is there stays, and the bucket is made as that of the primary region.
+	// Primary is the region in which organizations and the policy are changed: there berth_orgs and berth_policy are written,
+	// everywhere else they are copies. Empty: what is there stays, and the buckets are made as those of the primary region.
 	Primary string
 	// CopyBytes bounds BERTH_SESSION_COPIES. Zero: 10 GiB when made.
 	CopyBytes int64
@@ -128,7 +129,8 @@ func (t *Topology) streams(own string) []want {
 		}),
 		t.bucket(BucketRegistry, "Which registry of the region leads (lease), and what operators want of it (wishes)", func(*natsjs.StreamConfig) {}),
 		t.bucket(BucketKeys, "Public keys of all regions, each under its id", func(*natsjs.StreamConfig) {}),
-		t.orgs(own),
+		t.documents(BucketOrgs, "orgs", "Organizations: <organization>", own),
+		t.documents(BucketPolicy, "policy", "The policy of placement: <document>", own),
 	}
 }
 

@@ -75,7 +75,7 @@ func strictRegions(t *testing.T, clock fastClock, names ...string) (*regions, ma
 	r := provisionedRegions(t, names...)
 	directories := map[string]*residency.Directory{}
 	r.configure = func(name string, c *tokens.Config) {
-		d := residency.NewDirectory(r.fleets[name].conn.Orgs(), jetstreamtest.Log(t))
+		d := residency.NewDirectory(r.fleets[name].conn.Documents(jetstream.BucketOrgs), jetstreamtest.Log(t))
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- d.Run(ctx) }()
@@ -100,7 +100,7 @@ func (r *regions) setTakeover(t *testing.T, primary, org string, how residency.T
 	t.Helper()
 	conn := r.fleets[primary].conn
 	registrar, err := residency.NewRegistrar(residency.RegistrarConfig{
-		Region: primary, Primary: primary, Directory: in[primary], Store: conn.Orgs(), Caller: conn.OrgCaller(),
+		Region: primary, Primary: primary, Directory: in[primary], Store: conn.Documents(jetstream.BucketOrgs), Caller: conn.DocumentsCaller(),
 	})
 	if err == nil {
 		_, err = registrar.Set(t.Context(), residency.SetRequest{Org: org, Takeover: how, By: "test"})

@@ -147,7 +147,7 @@ func (o orgs) ask(ctx context.Context, method string, request any) (reply reside
 	if err != nil {
 		return reply, fmt.Errorf("encode request: %w", err)
 	}
-	answer, err := o.conn.OrgCaller().Call(ctx, residency.Subject(o.region(), method), data)
+	answer, err := o.conn.DocumentsCaller().Call(ctx, residency.Subject(o.region(), method), data)
 	refused := (*residency.Refusal)(nil)
 	switch {
 	case errors.As(err, &refused):

@@ -25,7 +25,7 @@ type organizations struct {
 // newOrganizations wires them. Where nobody has said which region is the primary one, a region without
 // edges is its own, and one with edges has none: each region would have organizations of its own.
 func newOrganizations(ctx context.Context, conn *jetstream.Conn, c *TokensConfig, alone bool) (organizations, error) {
-	orgs := conn.Orgs()
+	orgs := conn.Documents(jetstream.BucketOrgs)
 	primary, err := orgs.Primary(ctx)
 	if err != nil {
 		return organizations{}, err
@@ -35,7 +35,7 @@ func newOrganizations(ctx context.Context, conn *jetstream.Conn, c *TokensConfig
 	}
 	directory := residency.NewDirectory(orgs, c.Log)
 	registrar, err := residency.NewRegistrar(residency.RegistrarConfig{
-		Region: conn.Region(), Primary: primary, Directory: directory, Store: orgs, Caller: conn.OrgCaller(),
+		Region: conn.Region(), Primary: primary, Directory: directory, Store: orgs, Caller: conn.DocumentsCaller(),
 	})
 	return organizations{directory, registrar}, err
 }

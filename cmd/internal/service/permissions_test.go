@@ -89,7 +89,7 @@ func TestPermissions(t *testing.T) {
 	if _, err := operator.Servers().Load(t.Context()); err != nil {
 		t.Errorf("an operator reads the servers: %v", err)
 	}
-	if _, err := operator.OrgCaller().Call(t.Context(), residency.Subject(guarded, residency.MethodSet), []byte(`{"org":"acme","takeover":"strict"}`)); err != nil {
+	if _, err := operator.DocumentsCaller().Call(t.Context(), residency.Subject(guarded, residency.MethodSet), []byte(`{"org":"acme","takeover":"strict"}`)); err != nil {
 		t.Errorf("an operator changes an organization: %v", err)
 	}
 	var done tokens.RevokeReply

@@ -19,7 +19,7 @@ type documents struct {
 	current time.Time
 }
 
-func (d *documents) watch(t *testing.T, o *jetstream.Orgs) {
+func (d *documents) watch(t *testing.T, o *jetstream.Documents) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -69,8 +69,8 @@ func (d *documents) age() time.Duration {
 	return time.Since(d.current)
 }
 
-// TestOrgs: organizations are written in the primary region and read everywhere, also when that is cut off.
-func TestOrgs(t *testing.T) {
+// TestDocuments: organizations are written in the primary region and read everywhere, also when that is cut off.
+func TestDocuments(t *testing.T) {
 	t.Parallel()
 	const primary, other = "eu-west-1", "ap-southeast-1"
 	f := jetstreamtest.NewFleet(t, nil, primary, other)
@@ -86,15 +86,15 @@ func TestOrgs(t *testing.T) {
 		if err := conns[name].Provision(t.Context(), jetstream.Topology{}); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := conns[name].Orgs().Primary(t.Context()); err != nil || got != primary {
+		if got, err := conns[name].Documents(jetstream.BucketOrgs).Primary(t.Context()); err != nil || got != primary {
 			t.Fatalf("%s: primary %q, %v", name, got, err)
 		}
 	}
 	var there, here documents
-	there.watch(t, conns[other].Orgs())
-	here.watch(t, conns[primary].Orgs())
+	there.watch(t, conns[other].Documents(jetstream.BucketOrgs))
+	here.watch(t, conns[primary].Documents(jetstream.BucketOrgs))
 
-	orgs := conns[primary].Orgs()
+	orgs := conns[primary].Documents(jetstream.BucketOrgs)
 	put := func(name, value string) {
 		t.Helper()
 		_, revision, err := orgs.Get(t.Context(), name)
@@ -115,7 +115,7 @@ func TestOrgs(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := conns[other].Orgs().Put(ctx, "acme", []byte("x"), 0); err == nil {
+	if err := conns[other].Documents(jetstream.BucketOrgs).Put(ctx, "acme", []byte("x"), 0); err == nil {
 		t.Error("the copy was written")
 	}
 
@@ -124,7 +124,7 @@ func TestOrgs(t *testing.T) {
 	put("zenith", "1")
 	jetstreamtest.Eventually(t, 15*time.Second, "the copy is known to be old", func() bool { return there.age() > 4*time.Second })
 	var afresh documents // as after a restart
-	afresh.watch(t, conns[other].Orgs())
+	afresh.watch(t, conns[other].Documents(jetstream.BucketOrgs))
 	afresh.await(t, "acme", "2")
 	if age := afresh.age(); age < 4*time.Second {
 		t.Errorf("who begins to read the copy now takes it for %v old", age)
