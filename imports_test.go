@@ -23,15 +23,17 @@ type layer struct {
 	below  []string
 }
 
-// layers holds the import directions: cmd, jetstream, then tokens, dns, console and sdk, then registry, sessions and
-// residency, then placement, then the wire. A folder that no row names is a fault, so a new one must find its place here.
+// layers holds the import directions: cmd, jetstream, then tokens, dns, console and sdk, then registry, sessions, policy
+// and residency, then placement and primary, then the wire. A folder that no row names is a fault, so a new one must find its place here.
 var layers = []layer{
 	{folder: ""},
 	{folder: "events"},
 	{folder: "tokens/api"},
 	{folder: "placement", below: wire},
+	{folder: "policy", below: changed},
+	{folder: "primary", below: wire},
 	{folder: "registry", below: records},
-	{folder: "residency", below: records},
+	{folder: "residency", below: changed},
 	{folder: "sessions", below: records},
 	{folder: "console", below: services},
 	{folder: "dns", below: services},
@@ -48,7 +50,8 @@ var layers = []layer{
 var (
 	wire     = []string{"events", "tokens/api"}
 	records  = append([]string{"placement"}, wire...)
-	services = append([]string{"registry", "residency", "sessions"}, records...)
+	changed  = append([]string{"primary"}, records...)
+	services = append([]string{"policy", "registry", "residency", "sessions"}, changed...)
 	adapters = append([]string{"console", "dns", "sdk", "sdk/client", "tokens"}, services...)
 )
 

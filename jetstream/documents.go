@@ -14,13 +14,13 @@ import (
 	natsjs "github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/berthhq/berth/residency"
+	"github.com/berthhq/berth/primary"
 )
 
 var (
-	_ residency.Store   = (*Documents)(nil)
-	_ residency.Watcher = (*Documents)(nil)
-	_ residency.Caller  = DocumentsCaller{}
+	_ primary.Store   = (*Documents)(nil)
+	_ primary.Watcher = (*Documents)(nil)
+	_ primary.Caller  = DocumentsCaller{}
 )
 
 // documents describes a bucket of documents: in the primary region one like others, elsewhere one that nobody can write
@@ -94,7 +94,7 @@ func (d *Documents) info(ctx context.Context) (*natsjs.StreamInfo, error) {
 	return s.CachedInfo(), nil
 }
 
-// Get implements residency.Store.
+// Get implements primary.Store.
 func (d *Documents) Get(ctx context.Context, name string) (document []byte, revision uint64, err error) {
 	v, err := d.bucket.Get(ctx, name)
 	if errors.Is(err, ErrNotFound) {
@@ -103,16 +103,16 @@ func (d *Documents) Get(ctx context.Context, name string) (document []byte, revi
 	return v.Data, v.Revision, err
 }
 
-// Put implements residency.Store. It works in the primary region only.
+// Put implements primary.Store. It works in the primary region only.
 func (d *Documents) Put(ctx context.Context, name string, document []byte, revision uint64) error {
 	_, err := d.bucket.Put(ctx, name, document, revision, 0)
 	if errors.Is(err, ErrConflict) {
-		return fmt.Errorf("%w: %w", residency.ErrConflict, err)
+		return fmt.Errorf("%w: %w", primary.ErrConflict, err)
 	}
 	return err
 }
 
-// Watch implements residency.Watcher. Where the bucket is a copy it keeps an eye on its source, too.
+// Watch implements primary.Watcher. Where the bucket is a copy it keeps an eye on its source, too.
 func (d *Documents) Watch(ctx context.Context, fn func(documents map[string][]byte, complete bool), proof func(at time.Time)) error {
 	watch, err := d.conn.NewWatch(WatchConfig{
 		Bucket: d.bucket.name,
@@ -204,12 +204,12 @@ type DocumentsCaller struct{ conn *Conn }
 // DocumentsCaller returns a caller over the connection.
 func (c *Conn) DocumentsCaller() DocumentsCaller { return DocumentsCaller{c} }
 
-// Call implements residency.Caller.
+// Call implements primary.Caller.
 func (c DocumentsCaller) Call(ctx context.Context, subject string, data []byte) ([]byte, error) {
 	r, err := c.conn.Call(ctx, subject, nil, data)
 	if refused, ok := errors.AsType[*ServiceError](err); ok {
 		code, _ := strconv.Atoi(refused.Code) // ours are numbers
-		return nil, &residency.Refusal{Code: code, Detail: refused.Description}
+		return nil, &primary.Refusal{Code: code, Detail: refused.Description}
 	}
 	return r.Data, err
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
-	"github.com/berthhq/berth/residency"
+	"github.com/berthhq/berth/primary"
 )
 
 // documents is what a watch has handed over.
@@ -72,13 +72,13 @@ func (d *documents) age() time.Duration {
 // TestDocuments: organizations are written in the primary region and read everywhere, also when that is cut off.
 func TestDocuments(t *testing.T) {
 	t.Parallel()
-	const primary, other = "eu-west-1", "ap-southeast-1"
-	f := jetstreamtest.NewFleet(t, nil, primary, other)
+	const home, other = "eu-west-1", "ap-southeast-1"
+	f := jetstreamtest.NewFleet(t, nil, home, other)
 	conns := map[string]*jetstream.Conn{}
-	for _, name := range []string{other, primary} { // the copy comes first
+	for _, name := range []string{other, home} { // the copy comes first
 		conns[name] = jetstreamtest.Dial(t, f.Regions[name].ClientURL(), func(c *jetstream.Config) { c.Region = name })
 		for range 2 {
-			if err := conns[name].Provision(t.Context(), jetstream.Topology{Primary: primary}); err != nil {
+			if err := conns[name].Provision(t.Context(), jetstream.Topology{Primary: home}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -86,15 +86,15 @@ func TestDocuments(t *testing.T) {
 		if err := conns[name].Provision(t.Context(), jetstream.Topology{}); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := conns[name].Documents(jetstream.BucketOrgs).Primary(t.Context()); err != nil || got != primary {
+		if got, err := conns[name].Documents(jetstream.BucketOrgs).Primary(t.Context()); err != nil || got != home {
 			t.Fatalf("%s: primary %q, %v", name, got, err)
 		}
 	}
 	var there, here documents
 	there.watch(t, conns[other].Documents(jetstream.BucketOrgs))
-	here.watch(t, conns[primary].Documents(jetstream.BucketOrgs))
+	here.watch(t, conns[home].Documents(jetstream.BucketOrgs))
 
-	orgs := conns[primary].Documents(jetstream.BucketOrgs)
+	orgs := conns[home].Documents(jetstream.BucketOrgs)
 	put := func(name, value string) {
 		t.Helper()
 		_, revision, err := orgs.Get(t.Context(), name)
@@ -110,7 +110,7 @@ func TestDocuments(t *testing.T) {
 	there.await(t, "acme", "1")
 	put("acme", "2")
 	there.await(t, "acme", "2")
-	if err := orgs.Put(t.Context(), "acme", []byte("3"), 1); !errors.Is(err, residency.ErrConflict) {
+	if err := orgs.Put(t.Context(), "acme", []byte("3"), 1); !errors.Is(err, primary.ErrConflict) {
 		t.Errorf("a change of what has changed: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -10,24 +10,16 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/berthhq/berth/primary"
 )
 
 // ErrNotLoaded says that the organizations have not been read yet.
 var ErrNotLoaded = errors.New("the organizations are not known yet")
 
-// Watcher follows the region's copy of all documents.
-//
-// Watch calls fn for all documents that there are (complete), then for those that change, one call at a
-// time, and again for all after the connection was away; a document that is gone is nil. proof is called
-// with the time as of which that is all that the primary region had, whenever that is known anew. It
-// ends with ctx, which is no error.
-type Watcher interface {
-	Watch(ctx context.Context, fn func(documents map[string][]byte, complete bool), proof func(at time.Time)) error
-}
-
 // Directory gives the organizations by name, from memory. It may be used by several goroutines at once.
 type Directory struct {
-	watcher Watcher
+	watcher primary.Watcher
 	log     *slog.Logger
 	// known is nil until all documents have been read once.
 	known atomic.Pointer[map[string]Entry]
@@ -43,7 +35,7 @@ type Entry struct {
 }
 
 // NewDirectory returns a directory that knows nothing before Run. log may be nil: discarded.
-func NewDirectory(w Watcher, log *slog.Logger) *Directory {
+func NewDirectory(w primary.Watcher, log *slog.Logger) *Directory {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}

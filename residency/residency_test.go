@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/berthhq/berth/primary"
 	"github.com/berthhq/berth/residency"
 )
 
@@ -99,7 +100,7 @@ func (s *shelf) Put(_ context.Context, name string, document []byte, revision ui
 		return s.down
 	}
 	if s.revisions[name] != revision {
-		return residency.ErrConflict
+		return primary.ErrConflict
 	}
 	s.documents[name] = document
 	s.revisions[name]++
@@ -257,11 +258,11 @@ func set(r *residency.Registrar, org string, how residency.Takeover) (residency.
 
 // TestSet: whichever region is asked, the change is made in the primary one, or refused with the reason.
 func TestSet(t *testing.T) {
-	const primary, other = "eu-west-1", "ap-southeast-1"
+	const home, other = "eu-west-1", "ap-southeast-1"
 	all, s := line{}, newShelf()
-	here, there := all.add(t, primary, primary, s), all.add(t, other, primary, newShelf())
+	here, there := all.add(t, home, home, s), all.add(t, other, home, newShelf())
 	reply, err := set(there, "acme", residency.TakeoverStrict)
-	if err != nil || !reply.Changed || reply.Region != primary || reply.Org.Takeover != residency.TakeoverStrict || reply.Org.ChangedBy != "ada@desk" {
+	if err != nil || !reply.Changed || reply.Region != home || reply.Org.Takeover != residency.TakeoverStrict || reply.Org.ChangedBy != "ada@desk" {
 		t.Fatalf("%+v, %v", reply, err)
 	}
 	if reply, err = set(here, "acme", residency.TakeoverStrict); err != nil || reply.Changed || s.revisions["acme"] != 1 {
@@ -316,7 +317,7 @@ func TestSet(t *testing.T) {
 			return err
 		}, http.StatusBadRequest, "cannot be read"},
 	} {
-		refusal, ok := errors.AsType[*residency.Refusal](c.fn())
+		refusal, ok := errors.AsType[*primary.Refusal](c.fn())
 		if !ok || refusal.Code != c.code || !strings.Contains(refusal.Detail, c.want) {
 			t.Errorf("%s: %+v, want %d %q", c.name, refusal, c.code, c.want)
 		}

@@ -38,6 +38,11 @@ wrong      registry/plant*.go                ./tokens
 wrong      registry/plant*.go                $nats
 wrong      registry/reduce_plant*.go         net/http
 wrong      registry/detector_plant*.go       os
+wrong      primary/plant*.go                 ./placement
+wrong      primary/plant*.go                 $nats
+wrong      policy/plant*.go                  ./residency
+wrong      policy/plant*.go                  ./jetstream
+wrong      residency/plant*.go               ./policy
 wrong      residency/plant*.go               ./registry
 wrong      residency/plant*.go               ./jetstream
 wrong      sessions/plant*.go                ./registry
@@ -74,6 +79,7 @@ right      placement/plant*_test.go          os
 right      registry/plant*.go                ./placement
 right      registry/plant*.go                log/slog
 right      registry/telemetry/plant*.go      ./registry
+right      policy/plant*.go                  ./primary
 right      residency/plant*.go               ./placement
 right      sessions/plant*.go                ./placement
 right      sessions/plant*_test.go           ./jetstream/jetstreamtest

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/primary"
 	"github.com/berthhq/berth/residency"
 )
 
@@ -148,7 +149,7 @@ func (o orgs) ask(ctx context.Context, method string, request any) (reply reside
 		return reply, fmt.Errorf("encode request: %w", err)
 	}
 	answer, err := o.conn.DocumentsCaller().Call(ctx, residency.Subject(o.region(), method), data)
-	refused := (*residency.Refusal)(nil)
+	refused := (*primary.Refusal)(nil)
 	switch {
 	case errors.As(err, &refused):
 		return reply, refused

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/primary"
 	"github.com/berthhq/berth/residency"
 )
 
@@ -56,7 +57,7 @@ func (o organizations) service(region string) jetstream.ServiceConfig {
 					return jetstream.Reply{Data: data}
 				}
 				code := http.StatusServiceUnavailable
-				if refusal, ok := errors.AsType[*residency.Refusal](err); ok {
+				if refusal, ok := errors.AsType[*primary.Refusal](err); ok {
 					code = refusal.Code
 				}
 				return jetstream.ErrorReply(strconv.Itoa(code), err.Error())

@@ -1,9 +1,9 @@
-// Package plan says by which policy each session is placed: what an operator writes, checks and
+// Package policy says by which policy each session is placed: what an operator writes, checks and
 // changes on a running fleet.
 //
 // A plan is a policy for all sessions and, where that is to be tried against others, variants for
 // shares of them.
-package plan
+package policy
 
 import (
 	_ "embed"
@@ -14,7 +14,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 
 	"github.com/berthhq/berth/placement"
-	"github.com/berthhq/berth/placement/internal/document"
+	"github.com/berthhq/berth/placement/document"
 )
 
 // Version is the version of the documents that this build reads.

@@ -1,4 +1,4 @@
-package plan_test
+package policy_test
 
 import (
 	"encoding/json"
@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/berthhq/berth/placement"
-	"github.com/berthhq/berth/placement/plan"
+	"github.com/berthhq/berth/policy"
 )
 
 const whole = `
@@ -35,7 +35,7 @@ variants:
 `
 
 func TestParse(t *testing.T) {
-	p, err := plan.Parse([]byte(whole))
+	p, err := policy.Parse([]byte(whole))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestParse(t *testing.T) {
 // default.
 func TestShares(t *testing.T) {
 	variant := func(percent float64, session string) string {
-		p := plan.Plan{Version: plan.Version, Variants: []plan.Variant{{Name: "new", Percent: percent}}}
+		p := policy.Plan{Version: policy.Version, Variants: []policy.Variant{{Name: "new", Percent: percent}}}
 		_, name := p.For(session)
 		return name
 	}
@@ -81,7 +81,7 @@ func TestShares(t *testing.T) {
 			t.Fatalf("%s is not in the variant of all", session)
 		}
 	}
-	p, err := plan.Parse([]byte("version: 1\n"))
+	p, err := policy.Parse([]byte("version: 1\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,9 +112,9 @@ func TestFaults(t *testing.T) {
 		"version: 1\nvariants:\n- {name: a, percent: 60}\n- {name: b, percent: 41}":          "line 4: variants: 101 % together",
 		"version: 1\nvariants:\n- {name: a, percent: 1}\n- {name: b, percent: 1, policy: x}": `line 4: variant 2: policy "x"`,
 		"version: 1\nvariants: [" + strings.Repeat("{name: a, percent: 1},", 21) + "]":       "line 2: variants: 21: want at most 20",
-		"version: 1\n# " + strings.Repeat("x", plan.MaxSize):                                 "want at most",
+		"version: 1\n# " + strings.Repeat("x", policy.MaxSize):                               "want at most",
 	} {
-		_, err := plan.Parse([]byte(text))
+		_, err := policy.Parse([]byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%.60q: %v, want %q in it", text, err, want)
 		}
@@ -136,22 +136,22 @@ func TestSchema(t *testing.T) {
 			} `json:"variant"`
 		} `json:"$defs"`
 	}
-	if err := json.Unmarshal(plan.Schema, &schema); err != nil {
+	if err := json.Unmarshal(policy.Schema, &schema); err != nil {
 		t.Fatal(err)
 	}
 	fields := func(of any) (names []string) {
 		typ := reflect.TypeOf(of)
-		for i := range typ.NumField() {
-			if name := typ.Field(i).Tag.Get("yaml"); !strings.HasPrefix(name, ",") {
+		for field := range typ.Fields() {
+			if name := field.Tag.Get("yaml"); !strings.HasPrefix(name, ",") {
 				names = append(names, name)
 			}
 		}
 		return slices.Sorted(slices.Values(names))
 	}
 	for what, pair := range map[string][2][]string{
-		"policy":  {fields(plan.Policy{}), slices.Sorted(maps.Keys(schema.Defs.Policy.Properties))},
-		"variant": {fields(plan.Variant{}), slices.Sorted(maps.Keys(schema.Defs.Variant.Properties))},
-		"plan":    {fields(plan.Plan{}), slices.Sorted(maps.Keys(schema.Properties))},
+		"policy":  {fields(policy.Policy{}), slices.Sorted(maps.Keys(schema.Defs.Policy.Properties))},
+		"variant": {fields(policy.Variant{}), slices.Sorted(maps.Keys(schema.Defs.Variant.Properties))},
+		"plan":    {fields(policy.Plan{}), slices.Sorted(maps.Keys(schema.Properties))},
 		"names":   {placement.Policies(), schema.Defs.Policy.Properties["policy"].Enum},
 	} {
 		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
@@ -164,7 +164,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(whole))
 	f.Add([]byte(`{"version": 1, "policy": "literal"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		p, err := plan.Parse(data)
+		p, err := policy.Parse(data)
 		if err != nil {
 			return
 		}
