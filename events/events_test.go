@@ -69,7 +69,7 @@ func examples() map[string]events.Event {
 		},
 		"decision": &events.Decision{
 			Version: 1, Region: "eu-west-1", At: at, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Generation: 7,
-			Epoch: epoch(2), Verdict: "move", Reason: "server_down", Policy: "spread+prices", From: "eu-west-1-a", To: "eu-west-1-b",
+			Epoch: epoch(2), Verdict: "move", Reason: "server_down", Policy: "spread+prices", Variant: "prices", From: "eu-west-1-a", To: "eu-west-1-b",
 			Facts: events.Facts{
 				Arrived: "eu-west-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
 				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Dead: true, Unreachable: true, Stale: true,

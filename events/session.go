@@ -43,6 +43,8 @@ type Decision struct {
 	Verdict string `json:"verdict"`
 	Reason  string `json:"reason"`
 	Policy  string `json:"policy"`
+	// Variant is the policy's variant that the session is in, empty for the main one.
+	Variant string `json:"variant,omitempty"`
 	From    string `json:"from,omitempty"`
 	To      string `json:"to,omitempty"`
 	// Facts are what the client and the service said.

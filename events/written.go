@@ -58,6 +58,7 @@ func (d *Decision) write(w *wire.Writer) {
 	w.String("verdict", d.Verdict)
 	w.String("reason", d.Reason)
 	w.String("policy", d.Policy)
+	w.Filled("variant", d.Variant)
 	w.Filled("from", d.From)
 	w.Filled("to", d.To)
 	d.Facts.write(w)

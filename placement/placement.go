@@ -66,9 +66,9 @@ type Decision struct {
 	// stay, the reason no_candidate; or if a stale view does not know the server where it
 	// stays: the reason is then view_stale.
 	Server, Region string
-	// Policy is the policy that decided, Draw the number that it drew with.
-	Policy string
-	Draw   float64
+	// Policy is the policy that decided, Variant its Policy.Variant, Draw the number that it drew with.
+	Policy, Variant string
+	Draw            float64
 }
 
 // Decide returns where a session is to be. By a view that is stale a session stays where it is,
@@ -108,7 +108,7 @@ type Decision struct {
 func Decide(r Request, v *View, p Policy, now time.Time) Decision {
 	seed, rules := hash(r.Session), p.rules()
 	q := query{r: &r, v: v, p: &p, rules: rules, seed: seed, x: draw(seed, r.Generation)}
-	d := Decision{Policy: rules.name, Draw: q.x}
+	d := Decision{Policy: rules.name, Variant: p.Variant, Draw: q.x}
 	q.locate()
 	c := q.rule(now)
 	d.Verdict, d.Reason = c.verdict, c.reason

@@ -30,6 +30,9 @@ const (
 	PolicySpreadPrices = "spread+prices"
 )
 
+// PolicyDefault is the policy where none is named.
+const PolicyDefault = PolicySpread
+
 // Policies returns the names of the policies, the plainest first.
 func Policies() []string {
 	return []string{PolicyLiteral, PolicyLowestLoad, PolicyP2C, PolicySpread, PolicySpreadLevels, PolicySpreadPrices}
@@ -56,8 +59,11 @@ type rules struct {
 
 // Policy is what an operator decides about placement. The zero Policy is valid.
 type Policy struct {
-	// Name is one of the policies; empty: PolicySpread.
+	// Name is one of the policies; empty: PolicyDefault.
 	Name string
+	// Variant names it among the policies that are in force at a time; empty: it is the main one. It
+	// decides nothing.
+	Variant string
 	// CriticalBound is how long a client may claim a critical task without a break; 0: 30 min.
 	CriticalBound time.Duration
 	// Cooldown is the time after a move during which a session does not follow its client to
@@ -122,7 +128,7 @@ func (p *Policy) rules() rules {
 	case PolicySpreadPrices:
 		return rules{name: PolicySpreadPrices, inside: shareSpread, levels: true, prices: true}
 	default:
-		return rules{name: PolicySpread, inside: shareSpread}
+		return rules{name: PolicyDefault, inside: shareSpread}
 	}
 }
 

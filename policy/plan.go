@@ -6,9 +6,11 @@
 package policy
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
@@ -59,6 +61,11 @@ type Variant struct {
 	// Percent is its share of the sessions, above 0 and at most 100.
 	Percent float64 `yaml:"percent"`
 	Policy  `yaml:",inline"`
+}
+
+// Named returns the plan by which a policy places all sessions; empty: the default policy.
+func Named(policy string) Plan {
+	return Plan{Version: Version, Policy: Policy{Policy: &policy}}
 }
 
 // Parse reads a plan in YAML or JSON. An error names the line where it can, and else the field.
@@ -139,23 +146,29 @@ func (p *Policy) fault() (field string, err error) {
 	return "", nil
 }
 
-// For returns the policy by which a session is placed, and the name of its variant, empty for the
-// plan's own. It is the same at each of its decisions: which sessions a variant has changes only with
-// its percent and with those before it.
-func (p *Plan) For(session string) (policy placement.Policy, variant string) {
-	policy = p.base()
+// For returns the policy by which a session is placed, whose Variant is its own. It is the same at each
+// of its decisions: which sessions a variant has changes only with its percent and with those before it.
+func (p *Plan) For(session string) placement.Policy {
+	base := p.base()
 	if len(p.Variants) == 0 {
-		return policy, ""
+		return base
 	}
 	at := 100 * placement.Lot(session, lotOfVariants)
 	for i := range p.Variants {
 		v := &p.Variants[i]
 		if at < v.Percent {
-			return v.over(policy), v.Name
+			return v.of(base)
 		}
 		at -= v.Percent
 	}
-	return policy, ""
+	return base
+}
+
+// of returns the variant's policy, where the plan's is base.
+func (v *Variant) of(base placement.Policy) placement.Policy {
+	own := v.over(base)
+	own.Variant = v.Name
+	return own
 }
 
 // lotOfVariants stands where a region's name does in a session's lot: none is called so.
@@ -196,3 +209,16 @@ func put[T any](to, from *T) {
 		*to = *from
 	}
 }
+
+// String returns the plan in a line: its policy, and its variants with theirs.
+func (p *Plan) String() string {
+	var text strings.Builder
+	text.WriteString(named(p.base()))
+	for i := range p.Variants {
+		v := &p.Variants[i]
+		fmt.Fprintf(&text, "; %s %v%% %s", v.Name, v.Percent, named(v.of(p.base())))
+	}
+	return text.String()
+}
+
+func named(p placement.Policy) string { return cmp.Or(p.Name, placement.PolicyDefault) }

@@ -44,15 +44,16 @@ func TestParse(t *testing.T) {
 		DrainDeadline: 15 * time.Minute, RefreshInterval: time.Minute, MaxRTTMs: 180,
 	}
 	prices, far := base, base
-	prices.Name, far.MaxRTTMs = placement.PolicySpreadPrices, 0
+	prices.Name, prices.Variant = placement.PolicySpreadPrices, "prices"
+	far.MaxRTTMs, far.Variant = 0, "far"
 	want := map[string]placement.Policy{"": base, "prices": prices, "far": far}
 	got := map[string]placement.Policy{}
 	share := map[string]int{}
 	const all = 100_000
 	for i := range all {
-		policy, variant := p.For(fmt.Sprint("session-", i))
-		got[variant] = policy
-		share[variant]++
+		policy := p.For(fmt.Sprint("session-", i))
+		got[policy.Variant] = policy
+		share[policy.Variant]++
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -69,8 +70,7 @@ func TestParse(t *testing.T) {
 func TestShares(t *testing.T) {
 	variant := func(percent float64, session string) string {
 		p := policy.Plan{Version: policy.Version, Variants: []policy.Variant{{Name: "new", Percent: percent}}}
-		_, name := p.For(session)
-		return name
+		return p.For(session).Variant
 	}
 	for i := range 1000 {
 		session := fmt.Sprint("session-", i)
@@ -85,7 +85,7 @@ func TestShares(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := p.For("s"); got != (placement.Policy{}) {
+	if got := p.For("s"); got != (placement.Policy{}) {
 		t.Errorf("%+v, want the default", got)
 	}
 }
@@ -169,7 +169,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, session := range []string{"", "a", "b"} {
-			if policy, _ := p.For(session); policy.Validate() != nil {
+			if policy := p.For(session); policy.Validate() != nil {
 				t.Errorf("session %q has a policy that is none: %+v", session, policy)
 			}
 		}

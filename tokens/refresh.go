@@ -312,7 +312,7 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	if j.TakenOver {
 		r.placed.Allowed = []string{r.s.cfg.Region}
 	}
-	d := placement.Decide(r.placed, &r.view.View, r.s.cfg.Policy, r.now)
+	d := r.s.decide(r.placed, r.view, r.now)
 	if j.TakenOver {
 		d.Reason = placement.ReasonRegionDown
 	}

@@ -62,7 +62,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 		return api.TokensReply{}, asError(err)
 	}
 	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: c.location, StartedAt: now}
-	d := placement.Decide(pr, &view.View, s.cfg.Policy, now)
+	d := s.decide(pr, view, now)
 	if d.Server == "" {
 		return api.TokensReply{}, noServer()
 	}

@@ -65,8 +65,8 @@ type Config struct {
 	Keys Signer
 	// Users is the users file. nil: /v1/login knows nobody.
 	Users *Users
-	// Policy places sessions. Zero: the default policy.
-	Policy placement.Policy
+	// Policies say how sessions are placed. nil: the default policy places all.
+	Policies Policies
 	// TrustLocation honours the header X-Berth-Client-Location, which anybody can write:
 	// for development behind a front that plays the geo-DNS.
 	TrustLocation bool
@@ -234,7 +234,24 @@ func (c *Config) validate() error {
 	case c.Keys == nil:
 		return errors.New("no signing keys")
 	}
-	return c.Policy.Validate()
+	return nil
+}
+
+// Policies give the policy that places a session. It is safe for concurrent use.
+type Policies interface {
+	For(session string) placement.Policy
+}
+
+// decide places a session by its policy.
+func (s *Service) decide(pr placement.Request, view *registry.View, now time.Time) placement.Decision {
+	return placement.Decide(pr, &view.View, s.policy(pr.Session), now)
+}
+
+func (s *Service) policy(session string) placement.Policy {
+	if s.cfg.Policies == nil {
+		return placement.Policy{}
+	}
+	return s.cfg.Policies.For(session)
 }
 
 // isBaseURL reports whether paths can be put behind s: the metadata of RFC 8414 do so with the

@@ -42,9 +42,10 @@ func (s *Service) unrotated(ctx context.Context, r *redemption, out *sessions.Ou
 		return api.TokensReply{}, err
 	}
 	r.before, r.placed = rec.Epoch, r.facts(&rec)
+	policy := s.policy(rec.Session)
 	r.decision = placement.Decision{
 		Verdict: placement.VerdictStay, Reason: placement.ReasonStoreUnavailable, Server: rec.Answer.Server, Region: rec.Answer.Region,
-		Policy: s.cfg.Policy.Name,
+		Policy: policy.Name, Variant: policy.Variant,
 	}
 	s.tellDecision(r)
 	s.outbox.put(s.sessionEvent(&rec, events.SessionUnrotated, rec.Answer.Reason, now))

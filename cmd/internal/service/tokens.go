@@ -36,7 +36,7 @@ type TokensConfig struct {
 	KeyFile, UsersFile string
 	// AccessTTL and RefreshTTL are the tokens' lives; 0: 2 min and 14 days.
 	AccessTTL, RefreshTTL time.Duration
-	// Policy names the placement policy; empty: the default.
+	// Policy names the policy of placement until one is posted; empty: the default.
 	Policy string
 	// ViewBound is the age from which the view of the servers is stale. 0: 30 s.
 	ViewBound time.Duration
@@ -54,6 +54,9 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 		return err
 	}
 	// What is configured is checked before anything is connected to.
+	if err := (placement.Policy{Name: c.Policy}).Validate(); err != nil {
+		return fmt.Errorf("configure tokens: %w", err)
+	}
 	cfg := c.tokens(keys, users)
 	cfg.Instance = strings.ToLower(ulid.Make().String())
 	if err := cfg.Validate(); err != nil {
@@ -93,6 +96,11 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 		return err
 	}
 	cfg.Orgs, cfg.Complete = orgs.directory, copies.Ready
+	policies, err := newPolicies(ctx, conn, &c, cfg.Edges == nil)
+	if err != nil {
+		return err
+	}
+	cfg.Policies = policies.board
 	service, err := tokens.New(cfg)
 	if err != nil {
 		return err
@@ -107,6 +115,8 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base.Go(func() error { return copies.Run(inner) })
 	base.Go(func() error { return orgs.directory.Run(inner) })
 	base.Go(func() error { return conn.Serve(inner, orgs.service(c.NATS.Region)) })
+	base.Go(func() error { return policies.board.Run(inner) })
+	base.Go(func() error { return conn.Serve(inner, policies.service(c.NATS.Region)) })
 	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -189,7 +199,7 @@ func (c *TokensConfig) tokens(keys tokens.Signer, users *tokens.Users) tokens.Co
 	return tokens.Config{
 		Region: c.NATS.Region, Issuer: c.Issuer, Audience: cmp.Or(c.Audience, c.Issuer),
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Keys: keys, Users: users,
-		Policy: placement.Policy{Name: c.Policy}, TrustLocation: c.TrustLocation, Log: c.Log,
+		TrustLocation: c.TrustLocation, Log: c.Log,
 	}
 }
 
