@@ -44,7 +44,8 @@ type Reply struct {
 	// was started with. Changed says that it was posted by this request.
 	Posted  *Posted `json:"posted,omitempty"`
 	Changed bool    `json:"changed,omitempty"`
-	// Summary is the plan in a line.
+	// Name is the main policy, Summary the whole plan in a line.
+	Name    string `json:"name"`
 	Summary string `json:"summary"`
 	// Warnings are what an operator should know.
 	Warnings []string `json:"warnings,omitempty"`
@@ -115,7 +116,7 @@ func (k *Keeper) Set(ctx context.Context, q SetRequest) (Reply, error) {
 		q.Via = k.seat.Region
 		return primary.Pass[Reply](ctx, &k.seat, MethodSet, q)
 	}
-	reply := Reply{Region: k.seat.Region, Primary: k.seat.Primary, Summary: plan.String()}
+	reply := Reply{Region: k.seat.Region, Primary: k.seat.Primary, Name: named(plan.base()), Summary: plan.String()}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	err = k.seat.Change(ctx, Name, func(document []byte) (next []byte, err error) {
 		if document != nil {
@@ -141,7 +142,7 @@ func (k *Keeper) Set(ctx context.Context, q SetRequest) (Reply, error) {
 // Get returns the plan in force as the region's copy has it.
 func (k *Keeper) Get(context.Context, GetRequest) (Reply, error) {
 	plan, posted, fault := k.board.InForce()
-	reply := Reply{Region: k.seat.Region, Primary: k.seat.Primary, Posted: posted, Summary: plan.String()}
+	reply := Reply{Region: k.seat.Region, Primary: k.seat.Primary, Posted: posted, Name: named(plan.base()), Summary: plan.String()}
 	var warning string
 	if reply.AgeMS, warning = k.seat.Age(k.board.Current(), time.Now()); warning != "" {
 		reply.Warnings = append(reply.Warnings, warning)

@@ -25,6 +25,7 @@ type cli struct {
 	Drain    drainCmd    `cmd:"" help:"Have sessions leave a server or a region."`
 	Undrain  undrainCmd  `cmd:"" help:"Have a server or a region take sessions again."`
 	Sessions sessionsCmd `cmd:"" help:"List sessions, show one, end them in every region."`
+	Policy   policyCmd   `cmd:"" help:"Show, check and change the policy by which sessions are placed."`
 	Org      orgCmd      `cmd:"" help:"Set what holds for an organization; show one, list them."`
 	Events   eventsCmd   `cmd:"" help:"Print events as they happen."`
 	Keys     keysCmd     `cmd:"" help:"Make, list, rotate and end signing keys."`

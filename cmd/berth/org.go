@@ -3,14 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"text/tabwriter"
 
 	"github.com/berthhq/berth/jetstream"
-	"github.com/berthhq/berth/primary"
 	"github.com/berthhq/berth/residency"
 )
 
@@ -141,30 +138,12 @@ func reachOrgs(p *program, f natsFlags, fn func(orgs) error) error {
 func (o orgs) region() string { return o.conn.Region() }
 
 // ask asks once.
-func (o orgs) ask(ctx context.Context, method string, request any) (reply residency.Reply, err error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	data, err := json.Marshal(request)
-	if err != nil {
-		return reply, fmt.Errorf("encode request: %w", err)
+func (o orgs) ask(ctx context.Context, method string, request any) (residency.Reply, error) {
+	reply, err := askDocuments[residency.Reply](ctx, o.conn, residency.Subject(o.region(), method), request)
+	if err == nil && method != residency.MethodList && reply.Org == nil {
+		err = fmt.Errorf("read answer of the token service of %s: it names no organization", o.region())
 	}
-	answer, err := o.conn.DocumentsCaller().Call(ctx, residency.Subject(o.region(), method), data)
-	refused := (*primary.Refusal)(nil)
-	switch {
-	case errors.As(err, &refused):
-		return reply, refused
-	case errors.Is(err, jetstream.ErrNoResponders):
-		return reply, fmt.Errorf("no token service of region %s can be reached", o.region())
-	case err != nil:
-		return reply, err
-	}
-	if err := json.Unmarshal(answer, &reply); err != nil {
-		return reply, fmt.Errorf("read answer of the token service of %s: %w", o.region(), err)
-	}
-	if method != residency.MethodList && reply.Org == nil {
-		return reply, fmt.Errorf("read answer of the token service of %s: it names no organization", o.region())
-	}
-	return reply, nil
+	return reply, err
 }
 
 // print prints an answer, and what it warns of.

@@ -9,9 +9,36 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/primary"
 )
+
+// documents is what a token service knows of what is changed in the primary region.
+type documents struct {
+	orgs     organizations
+	policies policies
+}
+
+// newDocuments wires them.
+func newDocuments(ctx context.Context, conn *jetstream.Conn, c *TokensConfig, alone bool) (d documents, err error) {
+	if d.orgs, err = newOrganizations(ctx, conn, c, alone); err != nil {
+		return documents{}, err
+	}
+	d.policies, err = newPolicies(ctx, conn, c, alone)
+	return d, err
+}
+
+// run follows them, and answers operators, until ctx ends.
+func (d documents) run(ctx context.Context, conn *jetstream.Conn) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.orgs.directory.Run(ctx) })
+	g.Go(func() error { return conn.Serve(ctx, d.orgs.service(conn.Region())) })
+	g.Go(func() error { return d.policies.board.Run(ctx) })
+	g.Go(func() error { return conn.Serve(ctx, d.policies.service(conn.Region())) })
+	return g.Wait()
+}
 
 // primaryOf returns the region in which documents are changed. Where nobody has said which one it is, a
 // region without edges is its own, and one with edges has none: each region would have documents of its own.

@@ -20,6 +20,7 @@ import (
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/embedded"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/policy"
 	"github.com/berthhq/berth/residency"
 	sdk "github.com/berthhq/berth/sdk/server"
 	"github.com/berthhq/berth/tokens"
@@ -92,6 +93,9 @@ func TestPermissions(t *testing.T) {
 	if _, err := operator.DocumentsCaller().Call(t.Context(), residency.Subject(guarded, residency.MethodSet), []byte(`{"org":"acme","takeover":"strict"}`)); err != nil {
 		t.Errorf("an operator changes an organization: %v", err)
 	}
+	if _, err := operator.DocumentsCaller().Call(t.Context(), policy.Subject(guarded, policy.MethodSet), []byte(`{"document":"version: 1"}`)); err != nil {
+		t.Errorf("an operator changes the policy: %v", err)
+	}
 	var done tokens.RevokeReply
 	callTokens(t, operator, tokens.MethodRevokeSessions, tokens.RevokeRequest{Sessions: []string{victim.SessionID}}, &done)
 	if done.Ended != 1 {
@@ -137,6 +141,9 @@ func attack(t *testing.T, ours *jetstream.Conn, session string) {
 		"berth.v1.rpc.registry.global." + guarded + ".x":  nil,
 		"berth.v1.rpc.orgs.global." + guarded + ".set":    nil,
 		"berth.orgs." + guarded + ".other":                nil,
+		"berth.v1.rpc.policy.global." + guarded + ".set":  nil,
+		"berth.policy." + guarded + ".other":              nil,
+		"$KV.berth_policy.placement":                      []byte("{}"),
 		"$KV.berth_orgs.acme":                             []byte(`{"version":1,"org":"acme"}`),
 		"berth.v1.lock." + guarded + ".other.released":    nil,
 		"berth.v1.session." + guarded + ".revoked":        nil,

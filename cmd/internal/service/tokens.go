@@ -91,16 +91,11 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	cfg.Prober, cfg.Metrics = registry.NewProber(registry.ProberConfig{}), metrics
 	clocks := &clock{skew: conn.Skew, log: c.log()}
 	cfg.Clock = clocks.ready
-	orgs, err := newOrganizations(ctx, conn, &c, cfg.Edges == nil)
+	documents, err := newDocuments(ctx, conn, &c, cfg.Edges == nil)
 	if err != nil {
 		return err
 	}
-	cfg.Orgs, cfg.Complete = orgs.directory, copies.Ready
-	policies, err := newPolicies(ctx, conn, &c, cfg.Edges == nil)
-	if err != nil {
-		return err
-	}
-	cfg.Policies = policies.board
+	cfg.Orgs, cfg.Complete, cfg.Policies = documents.orgs.directory, copies.Ready, documents.policies.board
 	service, err := tokens.New(cfg)
 	if err != nil {
 		return err
@@ -113,15 +108,14 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base.Go(func() error { return service.Run(inner) })
 	base.Go(func() error { return conn.Serve(inner, keysService(c.NATS.Region, service.KeyMethods())) })
 	base.Go(func() error { return copies.Run(inner) })
-	base.Go(func() error { return orgs.directory.Run(inner) })
-	base.Go(func() error { return conn.Serve(inner, orgs.service(c.NATS.Region)) })
-	base.Go(func() error { return policies.board.Run(inner) })
-	base.Go(func() error { return conn.Serve(inner, policies.service(c.NATS.Region)) })
+	base.Go(func() error { return documents.run(inner, conn) })
 	base.Go(func() error { clocks.run(inner); return nil })
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
-	ready := func() error { return cmp.Or(service.Ready(), clocks.ready(), copies.Ready(), orgs.directory.Ready()) }
+	ready := func() error {
+		return cmp.Or(service.Ready(), clocks.ready(), copies.Ready(), documents.orgs.directory.Ready())
+	}
 	err = c.serve(outer, conn, l, service, cfg.Instance, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
