@@ -22,18 +22,21 @@ import (
 	"github.com/berthhq/berth/jetstream"
 )
 
-var takeovers = flag.Int("takeovers", 4, "how many leading registries TestLeadersKilled kills")
+var (
+	takeovers = flag.Int("takeovers", 4, "how many leading registries TestLeadersKilled kills")
+	crowdSize = flag.Int("crowd", 100, "how many servers beat in TestLeadersKilled")
+)
 
-// TestLeadersKilled kills the leading one of two registries time and again while 300 servers
+// TestLeadersKilled kills the leading one of two registries time and again while many servers
 // send heartbeats and one of them changes its state. Each change is told once, by whoever
 // leads, and nothing else is.
 //
-//	go test ./cmd/berth -run TestLeadersKilled -v -args -takeovers 20
+//	go test ./cmd/berth -run TestLeadersKilled -v -args -takeovers 20 -crowd 300
 func TestLeadersKilled(t *testing.T) {
 	t.Parallel() // it mostly waits
 	f := startProcesses(t, "eu-west-1")
 	region, url := f.regions["eu-west-1"], f.ready.Regions[0].NATSURL
-	c := newCrowd(t, url, 300)
+	c := newCrowd(t, url, *crowdSize)
 	registries := []*process{region.registry, start(t, region.registryArgs...)}
 	c.awaitView(t, region.way.Admin)
 	began := time.Now()

@@ -82,7 +82,11 @@ func TestOperate(t *testing.T) {
 		status, _ := c.call("GET", login.Server.URL+"/healthz", "", nil, nil)
 		return status == 204
 	})
-	refreshed := c.refresh(ready.GlobalURL, api.RefreshRequest{RefreshToken: login.RefreshToken})
+	var refreshed api.TokensReply
+	eventually(t, 10*time.Second, "a refresh, once the registry knows of that too", func() bool {
+		status, _ := c.call("POST", ready.GlobalURL+"/v1/refresh", "", api.RefreshRequest{RefreshToken: login.RefreshToken}, &refreshed)
+		return status == 200
+	})
 	eventually(t, 10*time.Second, "the workflow on the server that came back", func() bool {
 		status, _ := c.call("POST", refreshed.Server.URL+"/api/cart", refreshed.AccessToken, map[string]any{"items": []string{"tea"}}, nil)
 		return status == 201
