@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"net"
 	"net/http"
 	"strings"
@@ -38,6 +39,8 @@ type liveRegion struct {
 	verdicts []registry.Effect
 }
 
+var liveServers = flag.Int("live-servers", 150, "how many servers TestFiveFakeMinutes has; TestAFakeHour has 300")
+
 // TestFiveFakeMinutes lives through five minutes of what TestAFakeHour has, through JetStream.
 func TestFiveFakeMinutes(t *testing.T) {
 	t.Parallel()
@@ -49,7 +52,7 @@ func TestFiveFakeMinutes(t *testing.T) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.start(w)
-		w.begin(300, seed(t))
+		w.begin(*liveServers, seed(t))
 		h := &hour{world: w, waiting: map[string]bool{}, drained: map[string]float64{}}
 		h.pass(5 * time.Minute)
 		h.conclude(5, l.registry.View().Servers)
