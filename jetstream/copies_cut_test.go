@@ -172,6 +172,9 @@ func TestCopiesCatchUpAfterACut(t *testing.T) {
 			recs := eu.writeMany(50, 1)
 			here.heard(t, eu.name, recs)
 			us.ready(soon)
+			if !us.copies.CaughtUp(eu.name) {
+				t.Error("ready, and not caught up with the one region there is")
+			}
 
 			// Some sessions go on changing throughout: what is replaced while it is under way must take nothing with it.
 			busy, finish := eu.keepWriting("busy", 5)
@@ -182,6 +185,9 @@ func TestCopiesCatchUpAfterACut(t *testing.T) {
 			jetstreamtest.Eventually(t, soon, "the lag shows", func() bool { return us.copies.Lags()[0].Behind > 5*time.Second })
 			us.ready(soon)
 			eu.ready(soon)
+			if us.copies.CaughtUp(eu.name) {
+				t.Error("caught up with a region that cannot be seen")
+			}
 			time.Sleep(test.last - time.Since(began))
 			if n := us.lacks(eu.name, recs); n != len(recs) {
 				t.Fatalf("%d of %d copies arrived over a link that is cut", len(recs)-n, len(recs))

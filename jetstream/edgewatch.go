@@ -103,6 +103,19 @@ func (k *Copies) Ready() error {
 	return nil
 }
 
+// CaughtUp reports whether nothing is known to be missing of what one region has to tell. Unlike Ready it is false where
+// that region cannot be seen: its JetStream may be away while everything else there lives.
+func (k *Copies) CaughtUp(region string) bool {
+	k.sight.mu.Lock()
+	defer k.sight.mu.Unlock()
+	for s, is := range k.sight.strands {
+		if s.origin == region && is.state != strandCaughtUp {
+			return false
+		}
+	}
+	return k.sight.looked
+}
+
 // watchEdges looks at the edges until ctx ends.
 func (k *Copies) watchEdges(ctx context.Context) {
 	reached := func() { k.sight.reached(k.conn.nc.ConnectedServerId()) }

@@ -212,6 +212,16 @@ func (l *Lease) leased(now time.Time) bool { return now.Before(l.until()) }
 
 func (l *Lease) settled(now time.Time) bool { return now.Sub(l.run) >= LeaseSettle }
 
+// Heard returns the other regions that are in sight: what they have to tell is waited for.
+func (l *Lease) Heard(now time.Time) (names []string) {
+	for _, name := range l.others {
+		if now.Sub(l.heard[name].at) < LeaseSight {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // hearsAll reports whether all regions but one are heard: of others it is not known what they have taken
 // over, nor who knows of that.
 func (l *Lease) hearsAll(but string, now time.Time) bool {

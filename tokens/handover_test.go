@@ -89,7 +89,7 @@ func (r *regions) start(t *testing.T, name string, change ...func(*tokens.Config
 	f := r.fleets[name]
 	copies := f.conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
 	s := f.service(func(c *tokens.Config) {
-		c.Region, c.Copies, c.Arrivals, c.Complete = name, copies, copies, copies.Ready
+		c.Region, c.Copies, c.Arrivals, c.Complete, c.CaughtUp = name, copies, copies, copies.Ready, copies.CaughtUp
 		c.Edges = func() []string { return slices.Sorted(maps.Keys(r.fleets)) }
 		for _, fn := range change {
 			fn(c)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,8 +64,21 @@ func (s *Service) strict(org string) bool {
 	return err != nil || o.Takeover == residency.TakeoverStrict
 }
 
-// complete reports whether no copy of another region's sessions is known to be missing.
-func (s *Service) complete() bool { return s.cfg.Complete == nil || s.cfg.Complete() == nil }
+// complete reports whether no copy of another region's sessions is known to be missing. A region that is
+// heard, but whose JetStream is away, may have taken sessions over before.
+func (s *Service) complete() bool {
+	if s.cfg.Complete != nil && s.cfg.Complete() != nil {
+		return false
+	}
+	if s.cfg.CaughtUp == nil {
+		return true
+	}
+	x := s.strictness
+	x.mu.Lock()
+	heard := x.lease.Heard(x.now())
+	x.mu.Unlock()
+	return !slices.ContainsFunc(heard, func(region string) bool { return !s.cfg.CaughtUp(region) })
+}
 
 // mayAnswer returns why this region may not answer for a session of its own now, nil if it may.
 func (s *Service) mayAnswer(rec *sessions.Record) error {

@@ -98,6 +98,9 @@ type Config struct {
 	// Complete returns an error while copies of other regions' sessions are known to be missing (V17).
 	// nil: none ever are.
 	Complete func() error
+	// CaughtUp reports the same of one region, also where its copies cannot be asked for; for strict
+	// sessions it counts of each region whose view updates are heard. nil: none is missing.
+	CaughtUp func(region string) bool
 	// Bus carries events, Caller requests to other regions' token services.
 	Bus    Bus
 	Caller Caller

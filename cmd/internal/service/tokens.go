@@ -95,7 +95,8 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg.Orgs, cfg.Complete, cfg.Policies = documents.orgs.directory, copies.Ready, documents.policies.board
+	cfg.Complete, cfg.CaughtUp = copies.Ready, copies.CaughtUp
+	cfg.Orgs, cfg.Policies = documents.orgs.directory, documents.policies.board
 	service, err := tokens.New(cfg)
 	if err != nil {
 		return err
