@@ -41,6 +41,15 @@ func newRegions(t *testing.T, names ...string) *regions {
 	for _, name := range names {
 		r.start(t, name)
 	}
+	for _, from := range names {
+		for _, to := range names {
+			subject := events.Subject{Kind: events.KindRPC, Service: "tokens", Jurisdiction: "global", Region: to, Method: "jwks"}.String()
+			jetstreamtest.Eventually(t, 10*time.Second, to+" to be in reach of "+from, func() bool {
+				_, err := r.fleets[from].conn.Call(t.Context(), subject, nil, nil)
+				return err == nil
+			})
+		}
+	}
 	return r
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	natsjs "github.com/nats-io/nats.go/jetstream"
+
 	"github.com/berthhq/berth/cmd/internal/dev"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
@@ -84,7 +86,7 @@ func manyOrgs(t *testing.T, at dev.ReadyRegion, n int) int {
 		o.ChangedAt, o.ChangedBy = time.Now().UTC(), strings.Repeat("b", 128)
 		data, err := residency.Encode(o)
 		if err == nil {
-			_, err = js.PublishAsync("$KV."+jetstream.BucketOrgs+"."+o.Org, data)
+			_, err = js.PublishAsync("$KV."+jetstream.BucketOrgs+"."+o.Org, data, natsjs.WithStallWait(10*time.Second))
 		}
 		if err != nil {
 			t.Fatal(err)
