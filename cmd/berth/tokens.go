@@ -23,7 +23,7 @@ type tokensCmd struct {
 	Policy        string        `default:"spread" placeholder:"NAME" help:"Placement policy: literal, lowest-load, p2c, spread, spread+levels or spread+prices (default: ${default})."`
 	Replicas      int           `placeholder:"N" help:"NATS nodes that hold each stream: 1, 3 or 5 (default: what is there, else 1)."`
 	Edges         []string      `placeholder:"a,b" help:"Other regions to exchange copies of sessions with, each as REGION or REGION=JURISDICTION+JURISDICTION; none: no region (default: what is there)."`
-	PrimaryRegion string        `placeholder:"NAME" help:"Region in which organizations are changed, the same in all regions; that region itself needs it at each start (default: where the copy here comes from; a region without edges is its own)."`
+	PrimaryRegion string        `placeholder:"NAME" help:"Region in which organizations and the policy are changed, the same in all regions; that region itself needs it at each start (default: where the copy here comes from; a region without edges is its own)."`
 	TrustLocation bool          `help:"Believe the header X-Berth-Client-Location, which anybody can write: for development."`
 }
 

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"bytes"
 	"embed"
 	"errors"
 	"fmt"
@@ -12,9 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-
 	"github.com/berthhq/berth/placement"
+	"github.com/berthhq/berth/placement/document"
 )
 
 // Scenario is a fleet, its clients and what happens to them.
@@ -136,12 +134,7 @@ func Parse(data []byte) (Scenario, error) {
 		Duration: time.Hour, Warmup: 10 * time.Minute, Clients: 10_000, Utilisation: 0.6, HeavyTimes: 1,
 		Refresh: 2 * time.Minute, TokenServices: 2, Report: 2 * time.Second, ReportDelay: 500 * time.Millisecond, Detect: 3 * time.Second,
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
-	if err := decoder.Decode(&s); err != nil {
-		var fault yaml.Error
-		if errors.As(err, &fault) && fault.GetToken() != nil {
-			return Scenario{}, fmt.Errorf("read scenario: line %d: %s", fault.GetToken().Position.Line, fault.GetMessage())
-		}
+	if err := document.Read(data, &s); err != nil {
 		return Scenario{}, fmt.Errorf("read scenario: %w", err)
 	}
 	if err := s.validate(); err != nil {
