@@ -12,7 +12,7 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-var leaseSeeds = flag.Uint64("leaseseeds", 60, "how many worlds of leases are drawn with all conditions in place")
+var leaseSeeds = flag.Uint64("leaseseeds", 20, "how many worlds of leases are drawn with all conditions in place")
 
 // A leaseMutant is a strict takeover with one condition missing. The zero one has them all.
 type leaseMutant struct {

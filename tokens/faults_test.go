@@ -186,6 +186,7 @@ func (e electing) Publish(ctx context.Context, subject string, data []byte) erro
 // TestRevocationOutlivesAnElection logs out while the stream of events has no leader, as it
 // has for 4 to 7 s after the leader's death.
 func TestRevocationOutlivesAnElection(t *testing.T) {
+	t.Parallel() // it mostly waits
 	a, _ := healthy(t, "eu-west-1-a", dublin)
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
 	began := time.Now().Add(-time.Second)

@@ -292,6 +292,7 @@ func TestOperatorsMistakes(t *testing.T) {
 // TestRotationsOneAfterAnother rotates a single region's key several times, by what the region
 // serves at each change, with a service that is started over in between.
 func TestRotationsOneAfterAnother(t *testing.T) {
+	t.Parallel() // it mostly waits
 	a, _ := healthy(t, "eu-west-1-a", dublin)
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
 	file, _ := keyFile(t)
@@ -352,6 +353,7 @@ func (k *kms) Sign(kid string, data []byte) ([]byte, error) {
 // TestKMS keeps the private keys behind an interface of two methods: a key that is added there is
 // rotated to by its id, and while it does not answer nothing is lost.
 func TestKMS(t *testing.T) {
+	t.Parallel() // it mostly waits
 	a, _ := healthy(t, "eu-west-1-a", dublin)
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
 	first, second := newKey(t), newKey(t)

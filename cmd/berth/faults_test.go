@@ -24,6 +24,7 @@ var kills = flag.Int("kills", 6, "how many servers TestKilledServersAreTold kill
 //
 //	go test ./cmd/berth -run TestKilledServersAreTold -v -args -kills 50
 func TestKilledServersAreTold(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := startProcesses(t, "us-east-1", "eu-west-1", "ap-southeast-1")
 	var deaths []*stateLog
 	var calm []*verdicts

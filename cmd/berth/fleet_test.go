@@ -250,6 +250,7 @@ func hasDev(entries []os.DirEntry) bool {
 
 // TestDevDiesWithChildren checks that a killed `berth dev` takes its children along.
 func TestDevDiesWithChildren(t *testing.T) {
+	t.Parallel() // it mostly waits
 	p, ready := startDev(t, "--regions", "eu-west-1", "--servers", "1")
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

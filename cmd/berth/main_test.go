@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/dev"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/tokens/api"
 )
 
@@ -26,30 +25,57 @@ import (
 // keeps those from its children.
 const asBerth = "TEST_AS_BERTH"
 
-// prompt lets a program that was built with the race detector end at once, not after a second.
-const prompt = "GORACE=atexit_sleep_ms=0"
+// prompt lets a program that was built with the race detector end at once, not after a second, and at its first race, which
+// no test survives.
+const prompt = "GORACE=atexit_sleep_ms=0 halt_on_error=1"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asBerth) != "" {
 		main()
 	}
-	flag.Parse()
-	if n := flag.Lookup("test.parallel"); n.Value.String() == n.DefValue {
-		_ = n.Value.Set(strconv.Itoa(max(4, runtime.GOMAXPROCS(0)))) // those that are parallel mostly wait for other processes
+	jetstreamtest.AtOnce(4)
+	code := m.Run()
+	if dir := filepath.Dir(plain.path); plain.path != "" {
+		_ = os.RemoveAll(dir)
 	}
-	os.Exit(m.Run())
+	os.Exit(code)
 }
 
-// berth returns a command that runs the berth program.
+// plain is the berth program as users build it, built once by the first test that needs it.
+var plain struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// berth returns a command that runs the berth program. All services in one process, as `berth dev` runs them, are the test
+// binary itself, under the race detector if the tests are. The processes of a fleet are the program as users build it: with
+// the detector dozens of them at a time would compete for the processors, and what is tested is how they fail.
 func berth(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
+	if len(args) > 0 && args[0] == "dev" {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(ctx, self, args...)
+		cmd.Env = append(os.Environ(), asBerth+"=1", prompt)
+		return cmd
 	}
-	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Env = append(os.Environ(), asBerth+"=1", prompt)
-	return cmd
+	plain.once.Do(func() {
+		var dir string
+		if dir, plain.err = os.MkdirTemp("", "berth-"); plain.err != nil {
+			return
+		}
+		plain.path = filepath.Join(dir, "berth")
+		if out, err := exec.Command("go", "build", "-o", plain.path, ".").CombinedOutput(); err != nil {
+			plain.err = fmt.Errorf("build the berth program: %w\n%s", err, out)
+		}
+	})
+	if plain.err != nil {
+		t.Fatal(plain.err)
+	}
+	return exec.CommandContext(ctx, plain.path, args...)
 }
 
 // process is a running berth command.
@@ -99,6 +125,9 @@ func start(t *testing.T, args ...string) *process {
 			_ = p.cmd.Process.Kill()
 			<-ended
 			t.Errorf("berth %s did not end within 10 s of SIGTERM", strings.Join(args, " "))
+		}
+		if strings.Contains(p.stderr.String(), "WARNING: DATA RACE") {
+			t.Errorf("berth %s has a data race", strings.Join(args, " "))
 		}
 		if t.Failed() {
 			t.Logf("berth %s wrote:\n%s%s", strings.Join(args, " "), p.stdout, p.stderr)

@@ -14,6 +14,7 @@ import (
 // TestNATSCommand checks that operators see the fleet with the nats CLI as it is: heartbeats,
 // the registry's consumer, the view and the services.
 func TestNATSCommand(t *testing.T) {
+	t.Parallel() // it mostly waits
 	cli := tool(t, "nats")
 	_, ready := startDev(t, "--regions", "eu-west-1", "--servers", "1")
 	home := t.TempDir()

@@ -107,6 +107,7 @@ func readyFile(t *testing.T, p *process, file string) dev.Ready {
 // TestDevDir stops a fleet that keeps its directory and starts it again: its sessions are
 // still there. While it runs, nobody else can have the directory or the ports.
 func TestDevDir(t *testing.T) {
+	t.Parallel() // it mostly waits
 	base, dir := freePorts(t, 12), t.TempDir()
 	args := []string{"dev", "--base-port", fmt.Sprint(base), "--regions", "eu-west-1", "--servers", "1", "--dir", dir}
 	file := filepath.Join(t.TempDir(), "ready.json")

@@ -19,6 +19,7 @@ import (
 // TestProcesses runs the main job on separate processes: a NATS server for each of three
 // regions and one for the hub, and a registry, a token service and two servers in each.
 func TestProcesses(t *testing.T) {
+	t.Parallel() // it mostly waits
 	mainJob(t, startProcesses(t, "us-east-1", "eu-west-1", "ap-southeast-1").ready)
 }
 

@@ -58,6 +58,7 @@ func served(t *testing.T, s api.TokensReply) (status int, code string) {
 // TestSessionsAcrossRegions lists, shows and ends sessions of a fleet of three regions from
 // one of them, and measures how soon the servers of another region refuse them.
 func TestSessionsAcrossRegions(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t)
 	eventually(t, 20*time.Second, "all regions in the view", func() bool {
 		out, _, code := operatorCommand(t, ready, "", "servers", "--json")
@@ -143,6 +144,7 @@ func watchRefusal(t *testing.T, s api.TokensReply) func() time.Time {
 // TestSessionsRevokeByFilter ends many sessions: asked before, counted first, told when some
 // could not be asked.
 func TestSessionsRevokeByFilter(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t, "--regions", "eu-west-1", "--servers", "1")
 	c := client{t: t}
 	var all []api.TokensReply
@@ -198,6 +200,7 @@ func TestWhatIsEndedStandsOnTheCommandLine(t *testing.T) {
 // TestSessionsInterrupted interrupts a mass revocation: what it says has ended has, and the same
 // command goes on.
 func TestSessionsInterrupted(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t, "--regions", "eu-west-1", "--servers", "1")
 	const n = 800
 	writeSessions(t, ready.Regions[0].NATSURL, n)
@@ -243,6 +246,7 @@ func writeSessions(t *testing.T, url string, n int) {
 // TestSessionsOfARegionThatDoesNotAnswer has a region in the view whose token services are gone:
 // what the others say is printed, and that it is not all.
 func TestSessionsOfARegionThatDoesNotAnswer(t *testing.T) {
+	t.Parallel() // it mostly waits
 	nats := jetstreamtest.Start(t, embedded.RegionConfig{Region: "eu-west-1"})
 	conn := jetstreamtest.Provisioned(t, nats.ClientURL())
 	for _, region := range []string{"eu-west-1", "us-east-1"} {

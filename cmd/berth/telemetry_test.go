@@ -22,6 +22,7 @@ import (
 // TestTelemetry has a real Prometheus tell the load of a server that says nothing of its own,
 // through its death and return.
 func TestTelemetry(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t, "--regions", "eu-west-1", "--servers", "1")
 	nats := ready.Regions[0].NATSURL
 	var load atomic.Int64
@@ -104,7 +105,7 @@ func newPrometheus(t *testing.T, target string) *prometheus {
 	return p
 }
 
-// start runs it until stop, or until the test ends.
+// start runs it until stop, or until the test ends. It answers when start returns.
 func (p *prometheus) start(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -124,6 +125,10 @@ func (p *prometheus) start(t *testing.T) (stop func()) {
 		cancel()
 		<-ended
 	}
+	eventually(t, 20*time.Second, "Prometheus", func() bool {
+		status, _ := client{t: t}.call("GET", p.url+"/-/ready", "", nil, nil)
+		return status == http.StatusOK
+	})
 	t.Cleanup(func() {
 		stop()
 		if t.Failed() {

@@ -5,10 +5,12 @@ package jetstreamtest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -48,9 +50,21 @@ var shared struct {
 	dir    string
 }
 
+// AtOnce has n of a package's parallel tests run at a time, unless -parallel or the number of processors says more: they
+// mostly wait for servers and for other processes. It is called by TestMain.
+func AtOnce(n int) {
+	if !flag.Parsed() {
+		flag.Parse()
+	}
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue && n > runtime.GOMAXPROCS(0) {
+		_ = f.Value.Set(strconv.Itoa(n)) // a number it takes
+	}
+}
+
 // Main runs the tests of a package that uses Shared, stops the server afterwards and fails if goroutines are left. It is
 // all that TestMain does, and it does not return.
 func Main(m *testing.M, ignore ...goleak.Option) {
+	AtOnce(4)
 	shared.allowed.Store(true)
 	code := m.Run()
 	if err := stopShared(); err != nil {

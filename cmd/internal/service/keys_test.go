@@ -239,6 +239,7 @@ func TestCompromisedKeyWhileARegionIsAway(t *testing.T) {
 // TestServiceWithoutTheNewKey runs two services of a region on copies of the key file: a rotation
 // names the one whose copy lacks the key, and goes on once it has it.
 func TestServiceWithoutTheNewKey(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := newKeyFleet(t)
 	copied := filepath.Join(t.TempDir(), "copy.key")
 	copyKey(t, f.files[dublin], copied)
@@ -325,6 +326,7 @@ func TestTokensVerifyAcrossRegions(t *testing.T) {
 // TestLostKeyFile starts a region's token service with a new key file, for the old one is lost, while
 // the other region is out of reach: it serves nobody, and says why, until an operator has it rotate.
 func TestLostKeyFile(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := newKeyFleet(t)
 	_, stop := f.serve(dublin)
 	old := f.list(dublin).Signing

@@ -119,6 +119,7 @@ func TestStartingServiceRefusesNobody(t *testing.T) {
 // TestTokensSayThatTheirViewIsStale cuts a token service off from NATS: it goes on answering by
 // the servers that it knew and says that they are old, until the cut heals.
 func TestTokensSayThatTheirViewIsStale(t *testing.T) {
+	t.Parallel() // it mostly waits
 	const region = "eu-west-1"
 	r := jetstreamtest.Start(t, embedded.RegionConfig{Region: region})
 	conn := jetstreamtest.Provisioned(t, r.ClientURL())
