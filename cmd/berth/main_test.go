@@ -68,7 +68,7 @@ func berth(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 			return
 		}
 		plain.path = filepath.Join(dir, "berth")
-		if out, err := exec.Command("go", "build", "-o", plain.path, ".").CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(ctx, "go", "build", "-o", plain.path, ".").CombinedOutput(); err != nil {
 			plain.err = fmt.Errorf("build the berth program: %w\n%s", err, out)
 		}
 	})
