@@ -53,8 +53,7 @@ func TestDataIsTheCallersAfterWait(t *testing.T) {
 
 // TestNobodyWaitsLongForWhatReadsNoMore stops NATS from reading while many write: nobody has waited longer than for one
 // request, and one more that was being handed over.
-func TestNobodyWaitsLongForWhatReadsNoMore(t *testing.T) {
-	t.Parallel()
+func TestNobodyWaitsLongForWhatReadsNoMore(t *testing.T) { // by itself: others would make it wait, too
 	server := jetstreamtest.Start(t, embedded.RegionConfig{})
 	jetstreamtest.Provisioned(t, server.ClientURL())
 	link := jetstreamtest.NewProxy(t, server.ClientURL())
