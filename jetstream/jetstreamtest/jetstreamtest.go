@@ -51,7 +51,7 @@ var shared struct {
 }
 
 // AtOnce has n of a package's parallel tests run at a time, unless -parallel or the number of processors says more: they
-// mostly wait for servers and for other processes. It is called by TestMain.
+// mostly wait, for fake time or for other processes. It is called by TestMain.
 func AtOnce(n int) {
 	if !flag.Parsed() {
 		flag.Parse()
@@ -64,7 +64,6 @@ func AtOnce(n int) {
 // Main runs the tests of a package that uses Shared, stops the server afterwards and fails if goroutines are left. It is
 // all that TestMain does, and it does not return.
 func Main(m *testing.M, ignore ...goleak.Option) {
-	AtOnce(4)
 	shared.allowed.Store(true)
 	code := m.Run()
 	if err := stopShared(); err != nil {
