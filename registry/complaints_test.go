@@ -230,9 +230,9 @@ func badMessages(url string) []badMessage {
 		"one server too many", prefix + "eu-west-1-z", heartbeat(func(h *events.Heartbeat) { h.Server = "eu-west-1-z" }),
 		"too_many", "too_many", "bad_heartbeats", "eu-west-1-z", "no room for more than 3 servers",
 	}
-	ahead := changed("a clock ahead", "clock", "5m0s ahead of", func(h *events.Heartbeat) { h.At = h.At.Add(5 * time.Minute) })
+	ahead := changed("a clock ahead", "clock", "its clock is 5m", func(h *events.Heartbeat) { h.At = h.At.Add(5*time.Minute + 30*time.Second) })
 	ahead.skipped = ""
-	behind := changed("a clock behind", "clock", "5m0s behind", func(h *events.Heartbeat) { h.At, h.Server, h.Seq = h.At.Add(-5*time.Minute), "eu-west-1-b", 9 })
+	behind := changed("a clock behind", "clock", "s behind this", func(h *events.Heartbeat) { h.At, h.Server, h.Seq = h.At.Add(-5*time.Minute), "eu-west-1-b", 9 })
 	behind.subject, behind.who, behind.skipped = prefix+"eu-west-1-b", "server eu-west-1-b: ", ""
 	back := changed("a count that goes back", "sequence_back", "heartbeat 2 came after 9 of boot "+boot(0), func(h *events.Heartbeat) { h.Server, h.Seq = "eu-west-1-b", 2 })
 	back.subject, back.who, back.skipped = prefix+"eu-west-1-b", "server eu-west-1-b: ", "older"
