@@ -31,13 +31,13 @@ type fleetSessions struct {
 	http   *http.Client
 }
 
-func newFleetSessions(t *testing.T) *fleetSessions {
+func newFleetSessions(t *testing.T, flags ...string) *fleetSessions {
 	t.Helper()
 	f := &fleetSessions{
 		t: t, lost: "eu-west-1", others: []string{"us-east-1", "ap-southeast-1"},
 		http: &http.Client{Timeout: 12 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
-	f.processes = startProcesses(t, append([]string{f.lost}, f.others...)...)
+	f.processes = startProcessesWith(t, flags, append([]string{f.lost}, f.others...)...)
 	t.Cleanup(f.http.CloseIdleConnections)
 	return f
 }

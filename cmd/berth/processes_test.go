@@ -44,6 +44,12 @@ type regionProcesses struct {
 // startProcesses runs a fleet as its operators would.
 func startProcesses(t *testing.T, regions ...string) *processes {
 	t.Helper()
+	return startProcessesWith(t, nil, regions...)
+}
+
+// startProcessesWith does so with further flags of the token services.
+func startProcessesWith(t *testing.T, flags []string, regions ...string) *processes {
+	t.Helper()
 	dir := t.TempDir()
 	program := tool(t, "nats-server")
 	hub := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{Binary: program})
@@ -69,7 +75,7 @@ func startProcesses(t *testing.T, regions ...string) *processes {
 		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{
 			Binary: program, Region: name, Hubs: []string{"nats-leaf://" + f.links[name].Addr()},
 		})
-		f.startRegion(t, dir, name, nats, users, edges(name, regions)...)
+		f.startRegion(t, dir, name, nats, users, slices.Concat(edges(name, regions), flags)...)
 		ways = append(ways, f.regions[name].way)
 	}
 	front.Config.Handler = dev.NewFront(ways)
