@@ -128,6 +128,8 @@ func (k Kind) zero() Event {
 		return new(Revoked)
 	case KindReport:
 		return new(Report)
+	case KindDemand:
+		return new(Demand)
 	default:
 		return nil
 	}

@@ -59,6 +59,7 @@ func examples() map[string]events.Event {
 		"view": &events.ViewUpdate{
 			Version: 1, Region: "eu-west-1", Seq: 412, At: at, Full: true, Part: 1, Of: 2,
 			Servers: []events.Server{server}, Sees: map[string]int64{"us-east-1": 340},
+			RTTMs: map[string]float64{"us-east-1": 71.5}, Demand: map[string]float64{"eu-west-1": 1200, "us-east-1": 17.5},
 		},
 		"view_draining": &events.ViewUpdate{
 			Version: 1, Region: "eu-west-1", Seq: 413, At: at, Part: 1, Of: 1, Role: events.RoleStandby, Weight: new(0),
@@ -74,7 +75,8 @@ func examples() map[string]events.Event {
 				Arrived: "eu-west-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
 				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Dead: true, Unreachable: true, Stale: true,
 			},
-			View: map[string]uint64{"eu-west-1": 412, "us-east-1": 97}, Draw: 0.625, Sampled: 5,
+			View: map[string]uint64{"eu-west-1": 412, "us-east-1": 97}, Prices: map[string]float64{"eu-west-1": 12.5},
+			Added: map[string]float64{"eu-west-1-a": -0.0125, "eu-west-1-b": 0.025}, Draw: 0.625, Sampled: 5,
 		},
 		"decision_sparse": &events.Decision{
 			Version: 1, Region: "eu-west-1", At: at, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Epoch: epoch(1),
@@ -93,6 +95,9 @@ func examples() map[string]events.Event {
 		},
 		"report": &events.Report{
 			Version: 1, Region: "eu-west-1", At: at, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Server: "eu-west-1-a", Epoch: epoch(2),
+		},
+		"demand": &events.Demand{
+			Version: 1, Region: "eu-west-1", Service: "tokens-1", At: at, Origins: map[string]float64{"eu-west-1": 1200, "us-east-1": 17.5},
 		},
 	}
 }

@@ -51,6 +51,10 @@ type Decision struct {
 	Facts Facts `json:"facts"`
 	// View maps each region to the sequence of the view update that was seen of it.
 	View map[string]uint64 `json:"view"`
+	// Prices are the regions' prices in milliseconds that it went by, of those that had one.
+	Prices map[string]float64 `json:"prices,omitempty"`
+	// Added is what sessions on their way added to servers' utilisation, of those where that was worth it.
+	Added map[string]float64 `json:"added,omitempty"`
 	// Draw is the uniform number in [0, 1) that the decision drew with.
 	Draw float64 `json:"draw"`
 	// Sampled, if more than 1, says that this decision stands for so many.

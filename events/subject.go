@@ -27,6 +27,7 @@ const (
 	KindLock      Kind = "lock"
 	KindRevoked   Kind = "revoked"
 	KindReport    Kind = "report"
+	KindDemand    Kind = "demand"
 	KindRPC       Kind = "rpc"
 )
 
@@ -41,6 +42,7 @@ const GlobalJurisdiction = "global"
 //	view.<Region>                          decision.<Region>.<Verdict>.<Reason>
 //	session.<Region>.<State>               lock.<Region>.<Server>.released
 //	revoked.<Region>                       report.<Region>
+//	demand.<Region>
 //	rpc.<Service>.<Jurisdiction>.<Region>.<Method>
 type Subject struct {
 	Kind   Kind
@@ -71,7 +73,7 @@ func (s *Subject) fields() fields {
 		return fields{&s.Region, &s.Server, &s.State}
 	case KindRegion, KindSession:
 		return fields{&s.Region, &s.State}
-	case KindView, KindRevoked, KindReport:
+	case KindView, KindRevoked, KindReport, KindDemand:
 		return fields{&s.Region}
 	case KindDecision:
 		return fields{&s.Region, &s.Verdict, &s.Reason}
@@ -177,7 +179,7 @@ func Copies(jurisdiction string) string { return "berth.copies." + jurisdiction 
 // shared jurisdictions remain.
 func LeafDenials(others []string) []string {
 	var deny []string
-	for _, k := range []Kind{KindHeartbeat, KindLoad, KindServer, KindRegion, KindDecision, KindSession, KindReport} {
+	for _, k := range []Kind{KindHeartbeat, KindLoad, KindServer, KindRegion, KindDecision, KindSession, KindReport, KindDemand} {
 		deny = append(deny, Prefix+string(k)+".>")
 	}
 	deny = append(deny, "$SYS.>") // whose connections come and go, and who asks who it is

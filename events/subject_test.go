@@ -13,7 +13,7 @@ import (
 
 var kinds = []events.Kind{
 	events.KindHeartbeat, events.KindLoad, events.KindServer, events.KindRegion, events.KindView, events.KindDecision,
-	events.KindSession, events.KindLock, events.KindRevoked, events.KindReport, events.KindRPC,
+	events.KindSession, events.KindLock, events.KindRevoked, events.KindReport, events.KindDemand, events.KindRPC,
 }
 
 // subjects draws a subject with just the fields of its kind.
@@ -32,7 +32,7 @@ func subjects() *rapid.Generator[events.Subject] {
 			s.Verdict, s.Reason = token("verdict"), token("reason")
 		case events.KindRPC:
 			s.Service, s.Jurisdiction, s.Method = token("service"), token("jurisdiction"), token("method")
-		case events.KindView, events.KindRevoked, events.KindReport:
+		case events.KindView, events.KindRevoked, events.KindReport, events.KindDemand:
 		}
 		return s
 	})
@@ -154,6 +154,7 @@ func TestLeafDenials(t *testing.T) {
 		{"berth.v1.decision.eu-west-1.stay.within_band", false},
 		{"berth.v1.session.eu-west-1.moved", false},
 		{"berth.v1.report.eu-west-1", false},
+		{"berth.v1.demand.eu-west-1", false},
 		{"$SYS.ACCOUNT.$G.DISCONNECT", false},
 		{"$SYS.REQ.USER.INFO", false},
 		{"berth.v1.rpc.tokens.us.us-east-1.refresh", false},

@@ -2,6 +2,7 @@ package events
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"time"
 )
@@ -111,6 +112,10 @@ type ViewUpdate struct {
 	// Sees maps each other region to the age in milliseconds of what this one last heard
 	// of it.
 	Sees map[string]int64 `json:"sees,omitempty"`
+	// RTTMs maps each other region to the round-trip time to it in milliseconds, Demand each
+	// region to how many sessions that come from there this one serves.
+	RTTMs  map[string]float64 `json:"rtt_ms,omitempty"`
+	Demand map[string]float64 `json:"demand,omitempty"`
 }
 
 // Subject returns view.<region>.
@@ -122,8 +127,10 @@ type ViewHead struct {
 	Region  string    `json:"region"`
 	Seq     uint64    `json:"seq"`
 	At      time.Time `json:"at"`
-	// Sees is that of ViewUpdate.
-	Sees map[string]int64 `json:"sees,omitempty"`
+	// Sees, RTTMs and Demand are those of ViewUpdate.
+	Sees   map[string]int64   `json:"sees,omitempty"`
+	RTTMs  map[string]float64 `json:"rtt_ms,omitempty"`
+	Demand map[string]float64 `json:"demand,omitempty"`
 }
 
 // DecodeViewHead reads a view update from subject without its servers, for those who only want
@@ -142,7 +149,7 @@ func DecodeViewHead(subject string, data []byte) (ViewHead, error) {
 	if got := (Subject{Kind: KindView, Region: head.Region}).String(); got != subject || head.Seq == 0 {
 		return head, malformed("payload of %s arrived on %s", got, subject)
 	}
-	return head, nil
+	return head, errors.Join(checkOrigins("rtt_ms", head.RTTMs), checkOrigins("demand", head.Demand))
 }
 
 func (u *ViewUpdate) check() error {
@@ -156,6 +163,9 @@ func (u *ViewUpdate) check() error {
 		return malformed("view update %d, part %d of %d", u.Seq, u.Part, u.Of)
 	}
 	if err := checkRegion(u.Role, u.Weight); err != nil {
+		return err
+	}
+	if err := errors.Join(checkOrigins("rtt_ms", u.RTTMs), checkOrigins("demand", u.Demand)); err != nil {
 		return err
 	}
 	for i := range u.Servers {

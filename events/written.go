@@ -71,6 +71,12 @@ func (d *Decision) write(w *wire.Writer) {
 		}
 		w.Close()
 	}
+	if len(d.Prices) > 0 {
+		w.Any("prices", d.Prices)
+	}
+	if len(d.Added) > 0 {
+		w.Any("added", d.Added)
+	}
 	w.Float("draw", d.Draw)
 	if d.Sampled != 0 {
 		w.Int("sampled", int64(d.Sampled))

@@ -31,7 +31,7 @@ const (
 )
 
 // PolicyDefault is the policy where none is named.
-const PolicyDefault = PolicySpread
+const PolicyDefault = PolicySpreadPrices
 
 // Policies returns the names of the policies, the plainest first.
 func Policies() []string {
@@ -123,12 +123,12 @@ func (p *Policy) rules() rules {
 		return rules{name: PolicyLowestLoad, inside: shareLowest}
 	case PolicyP2C:
 		return rules{name: PolicyP2C, inside: shareP2C}
+	case PolicySpread:
+		return rules{name: PolicySpread, inside: shareSpread}
 	case PolicySpreadLevels:
 		return rules{name: PolicySpreadLevels, inside: shareSpread, levels: true}
-	case PolicySpreadPrices:
+	default: // PolicyDefault
 		return rules{name: PolicySpreadPrices, inside: shareSpread, levels: true, prices: true}
-	default:
-		return rules{name: PolicyDefault, inside: shareSpread}
 	}
 }
 

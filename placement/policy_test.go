@@ -46,7 +46,7 @@ func TestPolicyValidate(t *testing.T) {
 // each.
 func TestDefaults(t *testing.T) {
 	spelt := placement.Policy{
-		Name: placement.PolicySpread, CriticalBound: 30 * time.Minute, Cooldown: 10 * time.Minute,
+		Name: placement.PolicySpreadPrices, CriticalBound: 30 * time.Minute, Cooldown: 10 * time.Minute,
 		DrainDeadline: 10 * time.Minute, RefreshInterval: 2 * time.Minute,
 	}
 	for minutes := range 45 {
@@ -70,7 +70,7 @@ func TestDefaults(t *testing.T) {
 	// A policy that nobody validated is the default, not a panic.
 	v := placement.NewView(fleet(2))
 	r := placement.Request{Session: "s", Server: "eu-west-1-000"}
-	if d := placement.Decide(r, &v, placement.Policy{Name: "?", Cooldown: -1, MaxRTTMs: math.NaN()}, noon); d.Policy != placement.PolicySpread {
+	if d := placement.Decide(r, &v, placement.Policy{Name: "?", Cooldown: -1, MaxRTTMs: math.NaN()}, noon); d.Policy != placement.PolicySpreadPrices {
 		t.Errorf("decided %+v", d)
 	}
 }

@@ -26,8 +26,11 @@ func (v *View) WithPrices(p Prices) View {
 }
 
 // Prices returns the prices of the view, from which whoever solves the next ones starts: see
-// Market.Last.
+// Market.Last. nil: all is free.
 func (v *View) Prices() Prices {
+	if !v.priced {
+		return nil
+	}
 	p := Prices{}
 	for i := range v.Regions {
 		if price := v.Regions[i].Price; price > 0 {

@@ -156,7 +156,7 @@ func (m *model) closer(own string) string {
 
 func (m *model) decide() placement.Decision {
 	if m.p.Name == "" {
-		m.p.Name = placement.PolicySpread
+		m.p.Name = placement.PolicySpreadPrices
 	}
 	m.x = placement.Draw(m.r.Session, m.r.Generation)
 	d := placement.Decision{Verdict: placement.VerdictStay, Policy: m.p.Name, Draw: m.x}

@@ -352,22 +352,39 @@ func (v *View) Fallbacks(region string) []int {
 	return v.nearest(vector{}, -1)
 }
 
+// WithTimes returns the view in which regions stand in for each other by the times that were measured
+// between them, by distances where there are none. v stays as it is.
+func (v *View) WithTimes(times Times) View {
+	next := *v
+	next.Regions = slices.Clone(v.Regions)
+	for i := range next.Regions {
+		ms := v.times(i, times)
+		next.Regions[i].fallbacks = v.ordered(i, func(r int) float64 { return ms[v.Regions[r].Name] })
+	}
+	return next
+}
+
 // nearest returns the regions with a usable server but the one at index skip, by tier, by
 // distance from a place and then by name.
 func (v *View) nearest(from vector, skip int) []int {
-	list := make([]int, 0, len(v.Regions))
-	for i := range v.Regions {
-		if i != skip && v.Regions[i].Usable > 0 {
-			list = append(list, i)
-		}
-	}
 	// By falling cosine of the angle between them; 2 is beyond any.
-	distance := func(i int) float64 {
+	return v.ordered(skip, func(i int) float64 {
 		at := v.Regions[i].at
 		if from.known() && !at.known() {
 			return 2
 		}
 		return -from.dot(at)
+	})
+}
+
+// ordered returns the regions with a usable server but the one at index skip, by tier, by distance
+// and then by name.
+func (v *View) ordered(skip int, distance func(region int) float64) []int {
+	list := make([]int, 0, len(v.Regions))
+	for i := range v.Regions {
+		if i != skip && v.Regions[i].Usable > 0 {
+			list = append(list, i)
+		}
 	}
 	slices.SortFunc(list, func(a, b int) int {
 		return cmp.Or(cmp.Compare(v.Regions[a].tier(), v.Regions[b].tier()), cmp.Compare(distance(a), distance(b)), a-b)

@@ -71,3 +71,26 @@ func (r *Region) renew(t touch) {
 		r.sum()
 	}
 }
+
+// Added is what sessions on their way add to the utilisation of servers, as fractions of their
+// capacity, by server; negative where sessions have left.
+type Added map[string]float64
+
+// WithAdded returns the view in which each server's utilisation is so much more than it has reported.
+// v stays as it is and shares the rest. Servers that it does not have are passed over.
+func (v *View) WithAdded(a Added) View {
+	next := *v
+	next.Regions = slices.Clone(v.Regions)
+	touched := make([]touch, len(v.Regions))
+	for id, more := range a {
+		if at, ok := v.servers[id]; ok {
+			r := &next.Regions[at.Region]
+			set(&r.Utilisation, at.Server, bounded(v.Regions[at.Region].Utilisation[at.Server]+more, 1, maxUtilisation), &touched[at.Region].utilisation)
+		}
+	}
+	for i, t := range touched {
+		next.Regions[i].renew(t)
+	}
+	next.level()
+	return next
+}

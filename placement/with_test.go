@@ -99,3 +99,53 @@ func BenchmarkWith(b *testing.B) {
 		})
 	}
 }
+
+// TestAddedIsANewView: what is added to servers counts as if they had reported it, and the view before
+// stays as it was.
+func TestAddedIsANewView(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := draw(t)
+		v, before := placement.NewView(s.servers, s.settings...), placement.NewView(s.servers, s.settings...)
+		added := placement.Added{"unknown": 3}
+		changed := slices.Clone(s.servers)
+		for i := range changed {
+			if rapid.Bool().Draw(t, "more") {
+				more := rapid.Float64Range(-1.5, 1.5).Draw(t, "added")
+				added[changed[i].ID] = more
+				changed[i].Utilisation = max(0, changed[i].Utilisation+more)
+			}
+		}
+		if diff := cmp.Diff(placement.NewView(changed, s.settings...), v.WithAdded(added), everything); diff != "" {
+			t.Fatalf("changed (-anew +WithAdded):\n%s", diff)
+		}
+		if diff := cmp.Diff(before, v, everything); diff != "" {
+			t.Fatalf("the view before (-was +is):\n%s", diff)
+		}
+	})
+}
+
+// TestTimesOrderFallbacks: who is nearest by kilometres is not who answers first.
+func TestTimesOrderFallbacks(t *testing.T) {
+	at := func(id string, lat, lon float64) placement.Server {
+		return placement.Server{ID: id + "-a", Region: id, State: events.StateUp, Capacity: 1, Location: events.Location{Lat: lat, Lon: lon}}
+	}
+	v := placement.NewView([]placement.Server{
+		at("cape-town", -33.9, 18.4), at("sao-paulo", -23.5, -46.6), at("london", 51.5, -0.1), at("sydney", -33.9, 151.2),
+	})
+	names := func(v *placement.View) (list []string) {
+		for _, i := range v.Fallbacks("cape-town") {
+			list = append(list, v.Regions[i].Name)
+		}
+		return list
+	}
+	if diff := cmp.Diff([]string{"sao-paulo", "london", "sydney"}, names(&v)); diff != "" {
+		t.Errorf("by distance (-want +got):\n%s", diff)
+	}
+	measured := v.WithTimes(func(from, to string) (float64, bool) {
+		ms, ok := map[string]float64{"cape-town sao-paulo": 329, "cape-town london": 143}[from+" "+to]
+		return ms, ok
+	})
+	if diff := cmp.Diff([]string{"london", "sydney", "sao-paulo"}, names(&measured)); diff != "" {
+		t.Errorf("by time (-want +got):\n%s", diff)
+	}
+}

@@ -36,6 +36,9 @@ func (r *Registry) Methods() map[string]Method {
 	return map[string]Method{
 		MethodProbe: {Answer: r.answerProbe},
 		MethodView:  {Answer: r.answerView, Leader: true},
+		MethodPing: {Answer: answering(func(context.Context, struct{}) (PingReply, error) {
+			return PingReply{Region: r.cfg.Region}, nil
+		})},
 		// What one registry is told it notes for all of them.
 		"drain":   {Answer: answering(r.Drain)},
 		"undrain": {Answer: answering(r.Undrain)},

@@ -21,6 +21,7 @@ type metrics struct {
 	witnessed  *prometheus.CounterVec
 	asked      *prometheus.CounterVec
 	others     *prometheus.GaugeVec
+	rtt        *prometheus.GaugeVec
 	writes     *prometheus.CounterVec
 	updates    *prometheus.CounterVec
 	gaps       *prometheus.CounterVec
@@ -55,6 +56,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		others: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_registry_regions", Help: "Other regions as they count here, by state: up, unreachable, down.",
 		}, []string{"state"}),
+		rtt: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_registry_region_rtt_seconds", Help: "Round-trip time over NATS to another region's registry, as measured last.",
+		}, []string{"region"}),
 		writes:  counters("writes_total", "Writes of values of berth_servers, by outcome.", "outcome"),
 		updates: counters("view_updates_total", "View updates of the own region, by outcome.", "outcome"),
 		gaps:    counters("gaps_total", "Times that messages were missed: heartbeats and view updates by a lost or slow connection (own), or a view update of another region (update).", "source"),
@@ -63,7 +67,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.heartbeats, m.reports, m.skipped, m.complaints, m.changes, m.regions, m.servers, m.probes, m.hints,
-			m.scouted, m.witnessed, m.asked, m.others, m.writes, m.updates, m.gaps, m.lost, m.terms)
+			m.scouted, m.witnessed, m.asked, m.others, m.rtt, m.writes, m.updates, m.gaps, m.lost, m.terms)
 	}
 	return m
 }

@@ -28,6 +28,7 @@ type otherRegion struct {
 	complete uint64
 	full     *fullUpdate
 	missing
+	trips roundTrips
 	// unreachable says that no update has come for too long, down that its servers are found
 	// dead too; since is when the last of these began or ended.
 	unreachable, down bool

@@ -16,7 +16,15 @@ const (
 	// MethodView returns the region's whole view, in parts: ViewRequest, and an
 	// events.ViewUpdate with Full set.
 	MethodView = "view"
+	// MethodPing is answered at once, by any registry of the region: PingReply. Whoever asks measures
+	// the time.
+	MethodPing = "ping"
 )
+
+// PingReply names the region that has answered.
+type PingReply struct {
+	Region string `json:"region"`
+}
 
 // MaxProbed is how many servers one ProbeRequest may name.
 const MaxProbed = 100

@@ -59,6 +59,10 @@ func (t *Table) Reduce(e Event, now time.Time) []Effect {
 	case Reported:
 		t.stir(e.Server)
 		return t.reported(e, now)
+	case RTTMeasured:
+		t.measured(e)
+	case DemandSeen:
+		return t.demanded(e.Demand, now)
 	case BadInput:
 		return t.bad(e, now)
 	case Gap:

@@ -173,6 +173,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	g.Go(func() error { r.projector.run(ctx); return nil })
 	g.Go(func() error { r.readAgain(ctx); return nil })
 	g.Go(func() error { return r.followWishes(ctx) })
+	g.Go(func() error { r.measure(ctx); return nil })
 	g.Go(func() error { r.loop(ctx, g, wishes, restored); return nil })
 	return g.Wait()
 }
@@ -206,6 +207,7 @@ func (r *Registry) listen(ctx context.Context) (stop func(), err error) {
 		events.Subject{Kind: events.KindHeartbeat, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindLoad, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindReport, Region: r.cfg.Region}.Filter(),
+		events.Subject{Kind: events.KindDemand, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindView}.Filter(),
 		events.Subject{Kind: events.KindServer, Region: r.cfg.Region}.Filter(),
 		events.Subject{Kind: events.KindRegion}.Filter(),
@@ -363,6 +365,8 @@ func (r *Registry) decode(i *item) Event {
 	case *events.Report:
 		r.metrics.hints.WithLabelValues("reported").Inc()
 		return Reported{e.Server}
+	case *events.Demand:
+		return DemandSeen{e}
 	}
 	if err == nil {
 		err = events.ErrUnknown

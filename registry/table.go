@@ -116,6 +116,8 @@ type Table struct {
 	wishRevision uint64
 	// early holds reports of load of servers that were not heard yet.
 	early map[string]*central
+	// demands are what the region's token services say of where their sessions come from.
+	demands demands
 	// gap is when messages were last missed, ticked when time last passed.
 	gap, ticked time.Time
 	// hushed is when operators were last told of a gap.
@@ -130,7 +132,7 @@ type Table struct {
 func NewTable(region string, d Detection) *Table {
 	return &Table{
 		region: region, detection: d.withDefaults(), own: map[string]*server{},
-		others: map[string]*otherRegion{}, early: map[string]*central{}, telling: telling{dueKeys: map[string]struct{}{}},
+		others: map[string]*otherRegion{}, early: map[string]*central{}, demands: demands{}, telling: telling{dueKeys: map[string]struct{}{}},
 	}
 }
 

@@ -251,7 +251,7 @@ func (t *Table) stamp(out *Told, s *server, now time.Time) {
 func (t *Table) newUpdate(list []*server, now time.Time) *events.ViewUpdate {
 	u := &events.ViewUpdate{
 		Version: events.Version, Region: t.region, Seq: t.seq, At: now.UTC(), Part: 1, Of: 1,
-		Servers: make([]events.Server, len(list)), Sees: t.Sees(now),
+		Servers: make([]events.Server, len(list)), Sees: t.Sees(now), RTTMs: t.RTTs(), Demand: t.Demand(now),
 	}
 	u.Role, u.Weight = t.wishes.region()
 	for i, s := range list {
@@ -275,7 +275,7 @@ func split(list []*server) [][]*server {
 
 // Bounds of the sizes of messages as JSON, in bytes.
 const (
-	envelope     = 32 << 10 // an update without its servers: it sees up to maxRegions others
+	envelope     = 72 << 10 // an update without its servers: it speaks of up to maxRegions others three times
 	serverFields = 1 << 10  // a server without its URLs and positions
 	escaped      = 6        // what a byte of a string becomes at most
 )

@@ -21,6 +21,7 @@ type View struct {
 	// starts holds, for each of Regions, the index of its first server in Servers.
 	starts []int
 	seqs   map[string]uint64
+	added  placement.Added
 	// settled is when the last slow start in it ends.
 	settled time.Time
 	// current is when the view's source was last known to be complete, in Unix nanoseconds.
@@ -100,6 +101,26 @@ func (v *View) Server(id string) (events.Server, bool) {
 
 // Seqs returns the sequence of the newest view update of each region that the view includes.
 func (v *View) Seqs() map[string]uint64 { return maps.Clone(v.seqs) }
+
+// Informed returns the view with what is known besides it: regions' prices, the times between them,
+// and what sessions on their way add to servers. v stays as it is.
+func (v *View) Informed(p placement.Prices, t placement.Times, a placement.Added) *View {
+	next := *v
+	next.added = a
+	if len(p) > 0 {
+		next.View = next.WithPrices(p)
+	}
+	if t != nil {
+		next.View = next.WithTimes(t)
+	}
+	if len(a) > 0 {
+		next.View = next.WithAdded(a)
+	}
+	return &next
+}
+
+// Added returns what sessions on their way add to servers, nil for nothing. It is for reading only.
+func (v *View) Added() placement.Added { return v.added }
 
 // Age returns how long ago the view was last known to be complete.
 func (v *View) Age(now time.Time) time.Duration {

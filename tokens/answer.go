@@ -154,7 +154,7 @@ func (s *Service) decisionEvent(view *registry.View, p placement.Request, d plac
 		Version: events.Version, Region: s.cfg.Region, At: now.UTC(),
 		Session: p.Session, Generation: p.Generation, Epoch: before,
 		Verdict: string(d.Verdict), Reason: string(d.Reason), Policy: d.Policy, Variant: d.Variant,
-		From: p.Server, To: d.Server, View: view.Seqs(), Draw: d.Draw,
+		From: p.Server, To: d.Server, View: view.Seqs(), Prices: view.Prices(), Added: view.Added(), Draw: d.Draw,
 		Facts: events.Facts{
 			Arrived: p.Arrived, ClosestServer: p.ClosestServer, Critical: p.Critical,
 			CriticalSince: instant(p.CriticalSince), MovedAt: instant(p.MovedAt),

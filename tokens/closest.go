@@ -18,7 +18,7 @@ const candidates = 3
 // closest names the servers nearest to the client, one a region: by its location if known,
 // else around the region where it arrived.
 func (s *Service) closest(c call) (api.ClosestReply, error) {
-	view := s.cfg.View()
+	view := s.outlook.view(s.cfg.View())
 	if view == nil {
 		return api.ClosestReply{}, unavailable("the servers are not known yet", nil)
 	}

@@ -61,3 +61,8 @@ func (s *Service) RefuseUnknown() { s.verify.Retired = func(string) bool { retur
 
 // SetLeaseClock sets the clock by which the service's lease runs, before Run.
 func (s *Service) SetLeaseClock(now func() time.Time) { s.strictness.now = now }
+
+// FindPrices does at once what Run does every ten seconds.
+func (s *Service) FindPrices(ctx context.Context, now time.Time) {
+	s.market.solve(ctx, s.cfg.View(), now)
+}

@@ -76,7 +76,7 @@ func (s *Service) able() (*registry.View, error) {
 	if err := s.cfg.Clock(); err != nil {
 		return nil, unavailable(clockUntrusted, err)
 	}
-	view := s.cfg.View()
+	view := s.outlook.view(s.cfg.View())
 	if view == nil {
 		return nil, unavailable("the servers are not known yet", nil)
 	}
@@ -190,6 +190,7 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 		kind = events.SessionMoved
 	}
 	s.tellDecision(r)
+	s.demand.add(r.view.Origin(&r.placed), r.since)
 	s.outbox.put(s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
 }
 
@@ -232,6 +233,7 @@ type redemption struct {
 	// What was decided last, for the events: the epoch before, the request, the verdict,
 	// and the new tokens; unsigned says why there is no access token.
 	before          events.Epoch
+	since           time.Duration // the time since the last refresh
 	placed          placement.Request
 	decision        placement.Decision
 	refresh, access string
@@ -304,7 +306,7 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 		}
 	}
 	r.takenOver = j.TakenOver
-	r.before = rec.Epoch
+	r.before, r.since = rec.Epoch, r.now.Sub(rec.Answer.IssuedAt)
 	r.placed = r.facts(&rec)
 	if j.Lost || j.TakenOver {
 		r.placed.Server = ""

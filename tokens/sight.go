@@ -77,6 +77,7 @@ func (s *Service) hearViews(ctx context.Context) {
 			return
 		}
 		s.sight.hear(u, time.Now())
+		s.market.hear(u, time.Now())
 		s.hearLease(u)
 	})
 }

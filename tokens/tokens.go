@@ -185,6 +185,13 @@ type Service struct {
 	retelling *retelling
 	// strictness is the lease by which strict sessions are answered and taken over.
 	strictness *strictness
+	// outlook is what decisions go by besides the view: market finds the prices of regions, moves counts
+	// who is on the way. demand counts who is served here, name is this service's own.
+	outlook *outlook
+	market  *market
+	moves   *moves
+	demand  *demand
+	name    string
 	// revoking is held by the one request that ends many sessions.
 	revoking chan struct{}
 	metrics  *metrics
@@ -287,6 +294,8 @@ func New(c Config) (*Service, error) {
 	s.sweeper, s.leftovers = newSweeper(s), newLeftovers(s)
 	s.sight, s.retelling = newSight(time.Now()), newRetelling(s)
 	s.strictness = newStrictness(&c)
+	s.outlook, s.moves, s.demand, s.name = new(outlook), newMoves(), newDemand(c.AccessTTL, time.Now()), newID()
+	s.market = newMarket(&c, s.outlook)
 	var err error
 	if c.Cached > 0 {
 		s.cache = sessions.NewCache(c.Cached)
@@ -318,6 +327,10 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.hearViews(ctx); return nil })
 	g.Go(func() error { s.hearRevoked(ctx); return nil })
 	g.Go(func() error { s.keepContact(ctx); return nil })
+	g.Go(func() error { s.tellDemand(ctx); return nil })
+	g.Go(func() error { s.findPrices(ctx); return nil })
+	g.Go(func() error { s.hearMoves(ctx); return nil })
+	g.Go(func() error { s.addMoves(ctx); return nil })
 	g.Go(func() error { s.sweeper.run(ctx); return nil })
 	g.Go(func() error { s.leftovers.run(ctx); return nil })
 	g.Go(func() error { return s.followCopies(ctx) })

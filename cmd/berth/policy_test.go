@@ -46,10 +46,10 @@ func TestPolicy(t *testing.T) {
 			}
 		}
 	}
-	if d := decided(); d.Policy != "spread" || d.Variant != "" {
+	if d := decided(); d.Policy != "spread+prices" || d.Variant != "" {
 		t.Errorf("before: policy %q, variant %q", d.Policy, d.Variant)
 	}
-	if stdout, stderr, code := operatorCommand(t, other, "", "policy", "get"); code != 0 || stdout != "version: 1\npolicy: spread\n" || !strings.Contains(stderr, "no policy was ever set") {
+	if stdout, stderr, code := operatorCommand(t, other, "", "policy", "get"); code != 0 || stdout != "version: 1\npolicy: spread+prices\n" || !strings.Contains(stderr, "no policy was ever set") {
 		t.Errorf("get: exit code %d, %q, %q", code, stdout, stderr)
 	}
 
@@ -59,7 +59,7 @@ func TestPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	const diff = "all.cooldown: none -> 1m0s\nall.critical_bound: none -> default\nall.drain_deadline: none -> default\nall.max_rtt_ms: none -> 0\n" +
-		"all.percent: none -> 100\nall.policy: none -> p2c\nall.refresh_interval: none -> default\npolicy: spread -> p2c\nvariants: none -> all\n"
+		"all.percent: none -> 100\nall.policy: none -> p2c\nall.refresh_interval: none -> default\npolicy: spread+prices -> p2c\nvariants: none -> all\n"
 	if stdout, stderr, code := operatorCommand(t, other, "", "policy", "diff", file); code != 0 || stdout != diff || stderr != "" {
 		t.Errorf("diff: exit code %d, %q, %q", code, stdout, stderr)
 	}

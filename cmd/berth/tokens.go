@@ -20,7 +20,7 @@ type tokensCmd struct {
 	UsersFile     string        `placeholder:"FILE" help:"Users that may log in with a password (default: none)."`
 	AccessTTL     time.Duration `default:"2m" placeholder:"2m" help:"Life of access tokens, 1 to 5 min."`
 	RefreshTTL    time.Duration `default:"336h" placeholder:"336h" help:"Life of refresh tokens, 7 to 30 days: 168h to 720h."`
-	Policy        string        `default:"spread" placeholder:"NAME" help:"Placement policy: literal, lowest-load, p2c, spread, spread+levels or spread+prices (default: ${default})."`
+	Policy        string        `default:"spread+prices" placeholder:"NAME" help:"Placement policy: literal, lowest-load, p2c, spread, spread+levels or spread+prices (default: ${default})."`
 	Replicas      int           `placeholder:"N" help:"NATS nodes that hold each stream: 1, 3 or 5 (default: what is there, else 1)."`
 	Edges         []string      `placeholder:"a,b" help:"Other regions to exchange copies of sessions with, each as REGION or REGION=JURISDICTION+JURISDICTION; none: no region (default: what is there)."`
 	PrimaryRegion string        `placeholder:"NAME" help:"Region in which organizations and the policy are changed, the same in all regions; that region itself needs it at each start (default: where the copy here comes from; a region without edges is its own)."`
