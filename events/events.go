@@ -80,7 +80,7 @@ func marshal(e Event) ([]byte, error) {
 // Decode parses the payload that arrived on subject. It fails with ErrUnknown for a kind or
 // version that this build does not know and with ErrMalformed for anything else amiss; the
 // event it returns otherwise is one of *Heartbeat, *LoadReport, *ServerState, *RegionState,
-// *ViewUpdate, *Decision, *Session, *LockReleased, *Revoked and *Report.
+// *ViewUpdate, *Sight, *Decision, *Session, *LockReleased, *Revoked and *Report.
 func Decode(subject string, data []byte) (Event, error) {
 	s, err := ParseSubject(subject)
 	if err != nil {
@@ -118,6 +118,8 @@ func (k Kind) zero() Event {
 		return new(RegionState)
 	case KindView:
 		return new(ViewUpdate)
+	case KindSight:
+		return new(Sight)
 	case KindDecision:
 		return new(Decision)
 	case KindSession:

@@ -27,6 +27,9 @@ var at = time.Date(2026, 11, 21, 10, 30, 0, 250_000_000, time.UTC)
 
 const boot = "01K9ZJ4Q8R5T6V7W8X9Y0Z1A2B"
 
+// instance is the token service's.
+const instance = "01k9zj4q8r5t6v7w8x9y0z1a2e"
+
 // examples returns one full event of each kind, and a sparse one where fields may be absent,
 // by the name of its golden file.
 func examples() map[string]events.Event {
@@ -71,16 +74,31 @@ func examples() map[string]events.Event {
 		"decision": &events.Decision{
 			Version: 1, Region: "eu-west-1", At: at, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Generation: 7,
 			Epoch: epoch(2), Verdict: "move", Reason: "server_down", Policy: "spread+prices", Variant: "prices", From: "eu-west-1-a", To: "eu-west-1-b",
+			Limits:  &events.Limits{CriticalBound: "20m0s", Cooldown: "5m0s", DrainDeadline: "15m0s", RefreshInterval: "1m30s", MaxRTTMs: 120.5},
+			Decided: &events.Decided{Verdict: "move", Reason: "closer_region", To: "eu-west-1-c"},
 			Facts: events.Facts{
-				Arrived: "eu-west-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
+				Arrived: "eu-west-1", Allowed: []string{"eu-central-1", "eu-west-1"}, Home: "eu-central-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
 				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Dead: true, Unreachable: true, Stale: true,
 			},
 			View: map[string]uint64{"eu-west-1": 412, "us-east-1": 97}, Prices: map[string]float64{"eu-west-1": 12.5},
-			Added: map[string]float64{"eu-west-1-a": -0.0125, "eu-west-1-b": 0.025}, Draw: 0.625, Sampled: 5,
+			Added:    map[string]float64{"eu-west-1-a": -0.0125, "eu-west-1-b": 0.025},
+			Instance: instance, Sight: 31, Draw: 0.625, Sampled: 5,
 		},
 		"decision_sparse": &events.Decision{
 			Version: 1, Region: "eu-west-1", At: at, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Epoch: epoch(1),
 			Verdict: "stay", Reason: "already_best", Policy: "literal", View: map[string]uint64{}, Facts: events.Facts{Arrived: "eu-west-1"},
+		},
+		"sight": &events.Sight{
+			Version: 1, Region: "eu-west-1", Instance: instance, At: at, Number: 31, Since: 29, Part: 1, Of: 2,
+			Regions: []events.SightRegion{{Region: "eu-west-1", Role: events.RoleStandby, Weight: 40}},
+			Servers: []events.SightServer{{
+				Server: "eu-west-1-a", Region: "eu-west-1", State: events.StateDraining, Capacity: 500.5, Utilisation: 0.3875,
+				Location: events.Location{Lat: 53.35, Lon: -6.26}, DrainingSince: since, DrainUntil: at.Add(7 * time.Minute),
+			}},
+			Utilisation: map[string]float64{"eu-west-1-b": 0.4}, Gone: []string{"eu-west-1-c"},
+		},
+		"sight_sparse": &events.Sight{
+			Version: 1, Region: "eu-west-1", Instance: instance, At: at, Number: 1, Whole: true, Part: 1, Of: 1,
 		},
 		"session": &events.Session{
 			Version: 1, Region: "eu-west-1", At: at, Session: "01k9zj4q8r5t6v7w8x9y0z1a2c", Kind: events.SessionMoved,
@@ -279,6 +297,17 @@ func TestDecodeRefuses(t *testing.T) {
 		{"weight below 0", "view_draining", `"region_weight":40`, `"region_weight":-1`},
 		{"role", "view_draining", `"role":"standby"`, `"role":"spare"`},
 		{"role in a server", "view_draining", `"region_role":"active"`, `"region_role":"?"`},
+		{"sight 0", "sight_sparse", `"sight":1`, `"sight":0`},
+		{"sight since itself", "sight", `"since":29`, `"since":31`},
+		{"part of none", "sight", `"of":2`, `"of":0`},
+		{"too many parts", "sight", `"of":2`, `"of":5000`},
+		{"another instance", "sight", instance, `other`},
+		{"unknown state in a sight", "sight", `"state":"draining"`, `"state":"ill"`},
+		{"negative capacity", "sight", `"capacity":500.5`, `"capacity":-1`},
+		{"negative utilisation", "sight", `"eu-west-1-b":0.4`, `"eu-west-1-b":-0.4`},
+		{"place in a sight", "sight", `"lat":53.35`, `"lat":91`},
+		{"weight in a sight", "sight", `"weight":40`, `"weight":101`},
+		{"server of a sight", "sight", `"gone":["eu-west-1-c"]`, `"gone":["*"]`},
 		{"truncated", "view", `}`, ``},
 		{"two values", "report", `{"version"`, `{} {"version"`},
 	}

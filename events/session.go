@@ -45,12 +45,20 @@ type Decision struct {
 	Policy  string `json:"policy"`
 	// Variant is the policy's variant that the session is in, empty for the main one.
 	Variant string `json:"variant,omitempty"`
-	From    string `json:"from,omitempty"`
-	To      string `json:"to,omitempty"`
+	// Limits are those of the policy that are not the defaults. nil: all are.
+	Limits *Limits `json:"limits,omitempty"`
+	From   string  `json:"from,omitempty"`
+	To     string  `json:"to,omitempty"`
+	// Decided is what placement.Decide said where that is not what became of it, as when the
+	// destination refused. nil: it is; or, of a reason that no rule gives, it was not asked.
+	Decided *Decided `json:"decided,omitempty"`
 	// Facts are what the client and the service said.
 	Facts Facts `json:"facts"`
 	// View maps each region to the sequence of the view update that was seen of it.
 	View map[string]uint64 `json:"view"`
+	// Instance and Sight name the Sight that holds the view. Empty: it was not recorded.
+	Instance string `json:"instance,omitempty"`
+	Sight    uint64 `json:"sight,omitempty"`
 	// Prices are the regions' prices in milliseconds that it went by, of those that had one.
 	Prices map[string]float64 `json:"prices,omitempty"`
 	// Added is what sessions on their way added to servers' utilisation, of those where that was worth it.
@@ -61,9 +69,31 @@ type Decision struct {
 	Sampled int `json:"sampled,omitempty"`
 }
 
+// Decided is a verdict of placement.Decide.
+type Decided struct {
+	Verdict string `json:"verdict"`
+	Reason  string `json:"reason"`
+	// To is the server where the session was to be; empty if none could have it.
+	To string `json:"to,omitempty"`
+}
+
+// Limits are the numbers of a policy, named as in its document. Empty and 0: the default.
+type Limits struct {
+	// The times are written as 90s, 10m or 1h30m.
+	CriticalBound   string  `json:"critical_bound,omitempty"`
+	Cooldown        string  `json:"cooldown,omitempty"`
+	DrainDeadline   string  `json:"drain_deadline,omitempty"`
+	RefreshInterval string  `json:"refresh_interval,omitempty"`
+	MaxRTTMs        float64 `json:"max_rtt_ms,omitempty"`
+}
+
 // Facts are the inputs of a decision besides the view and the policy.
 type Facts struct {
-	Arrived       string     `json:"arrived"`
+	Arrived string `json:"arrived"`
+	// Allowed are the regions where the session may be, sorted; nil: all. An empty name stands for none.
+	Allowed []string `json:"allowed,omitempty"`
+	// Home is the region that it was in before load or a failure sent it elsewhere.
+	Home          string     `json:"home,omitempty"`
 	ClosestServer string     `json:"closest_server,omitempty"`
 	Critical      bool       `json:"critical"`
 	CriticalSince *time.Time `json:"critical_since,omitempty"`

@@ -22,6 +22,7 @@ const (
 	KindServer    Kind = "server"
 	KindRegion    Kind = "region"
 	KindView      Kind = "view"
+	KindSight     Kind = "sight"
 	KindDecision  Kind = "decision"
 	KindSession   Kind = "session"
 	KindLock      Kind = "lock"
@@ -43,6 +44,7 @@ const GlobalJurisdiction = "global"
 //	session.<Region>.<State>               lock.<Region>.<Server>.released
 //	revoked.<Region>                       report.<Region>
 //	demand.<Region>
+//	sight.<Region>.<Instance>
 //	rpc.<Service>.<Jurisdiction>.<Region>.<Method>
 type Subject struct {
 	Kind   Kind
@@ -51,6 +53,8 @@ type Subject struct {
 	Server string
 	// State is set for server and region (the state) and session (what happened).
 	State string
+	// Instance is set for sight.
+	Instance string
 	// Verdict and Reason are set for decision.
 	Verdict, Reason string
 	// Service, Jurisdiction and Method are set for rpc.
@@ -75,6 +79,8 @@ func (s *Subject) fields() fields {
 		return fields{&s.Region, &s.State}
 	case KindView, KindRevoked, KindReport, KindDemand:
 		return fields{&s.Region}
+	case KindSight:
+		return fields{&s.Region, &s.Instance}
 	case KindDecision:
 		return fields{&s.Region, &s.Verdict, &s.Reason}
 	case KindRPC:
@@ -179,7 +185,7 @@ func Copies(jurisdiction string) string { return "berth.copies." + jurisdiction 
 // shared jurisdictions remain.
 func LeafDenials(others []string) []string {
 	var deny []string
-	for _, k := range []Kind{KindHeartbeat, KindLoad, KindServer, KindRegion, KindDecision, KindSession, KindReport, KindDemand} {
+	for _, k := range []Kind{KindHeartbeat, KindLoad, KindServer, KindRegion, KindDecision, KindSession, KindSight, KindReport, KindDemand} {
 		deny = append(deny, Prefix+string(k)+".>")
 	}
 	deny = append(deny, "$SYS.>") // whose connections come and go, and who asks who it is

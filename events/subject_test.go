@@ -13,7 +13,7 @@ import (
 
 var kinds = []events.Kind{
 	events.KindHeartbeat, events.KindLoad, events.KindServer, events.KindRegion, events.KindView, events.KindDecision,
-	events.KindSession, events.KindLock, events.KindRevoked, events.KindReport, events.KindDemand, events.KindRPC,
+	events.KindSession, events.KindLock, events.KindRevoked, events.KindReport, events.KindDemand, events.KindSight, events.KindRPC,
 }
 
 // subjects draws a subject with just the fields of its kind.
@@ -32,6 +32,8 @@ func subjects() *rapid.Generator[events.Subject] {
 			s.Verdict, s.Reason = token("verdict"), token("reason")
 		case events.KindRPC:
 			s.Service, s.Jurisdiction, s.Method = token("service"), token("jurisdiction"), token("method")
+		case events.KindSight:
+			s.Instance = token("instance")
 		case events.KindView, events.KindRevoked, events.KindReport, events.KindDemand:
 		}
 		return s

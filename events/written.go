@@ -59,8 +59,18 @@ func (d *Decision) write(w *wire.Writer) {
 	w.String("reason", d.Reason)
 	w.String("policy", d.Policy)
 	w.Filled("variant", d.Variant)
+	if d.Limits != nil {
+		d.Limits.write(w)
+	}
 	w.Filled("from", d.From)
 	w.Filled("to", d.To)
+	if d.Decided != nil {
+		w.Object("decided")
+		w.String("verdict", d.Decided.Verdict)
+		w.String("reason", d.Decided.Reason)
+		w.Filled("to", d.Decided.To)
+		w.Close()
+	}
 	d.Facts.write(w)
 	if d.View == nil {
 		w.Any("view", nil)
@@ -70,6 +80,10 @@ func (d *Decision) write(w *wire.Writer) {
 			w.Entry(region, d.View[region])
 		}
 		w.Close()
+	}
+	w.Filled("instance", d.Instance)
+	if d.Sight != 0 {
+		w.Uint("sight", d.Sight)
 	}
 	if len(d.Prices) > 0 {
 		w.Any("prices", d.Prices)
@@ -84,9 +98,29 @@ func (d *Decision) write(w *wire.Writer) {
 	w.Close()
 }
 
+func (l *Limits) write(w *wire.Writer) {
+	w.Object("limits")
+	w.Filled("critical_bound", l.CriticalBound)
+	w.Filled("cooldown", l.Cooldown)
+	w.Filled("drain_deadline", l.DrainDeadline)
+	w.Filled("refresh_interval", l.RefreshInterval)
+	if l.MaxRTTMs != 0 {
+		w.Float("max_rtt_ms", l.MaxRTTMs)
+	}
+	w.Close()
+}
+
 func (f *Facts) write(w *wire.Writer) {
 	w.Object("facts")
 	w.String("arrived", f.Arrived)
+	if len(f.Allowed) > 0 {
+		w.Array("allowed")
+		for _, region := range f.Allowed {
+			w.Item(region)
+		}
+		w.End()
+	}
+	w.Filled("home", f.Home)
 	w.Filled("closest_server", f.ClosestServer)
 	w.Bool("critical", f.Critical)
 	if f.CriticalSince != nil {

@@ -61,7 +61,7 @@ func TestProvisionMakesTheContract(t *testing.T) {
 				"berth.v1.session.eu-west-1.* berth.v1.lock.eu-west-1.*.released berth.v1.revoked.*",
 			natsjs.FileStorage, false, -1, 168 * time.Hour, 10 << 30, true, false,
 		},
-		"BERTH_VIEWS":       {"berth.v1.view.*", natsjs.FileStorage, false, -1, 24 * time.Hour, 4 << 30, true, false},
+		"BERTH_VIEWS":       {"berth.v1.view.* berth.v1.sight.eu-west-1.*", natsjs.FileStorage, false, -1, 24 * time.Hour, 4 << 30, true, false},
 		"KV_berth_servers":  {"$KV.berth_servers.>", natsjs.FileStorage, false, 1, 0, -1, true, true},
 		"KV_berth_sessions": {"$KV.berth_sessions.>", natsjs.FileStorage, false, 1, 0, -1, false, true},
 		"KV_berth_registry": {"$KV.berth_registry.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
@@ -130,6 +130,28 @@ func TestProvisionUpdatesAndKeeps(t *testing.T) {
 	}
 	if v := got["BERTH_VIEWS"]; v.MaxBytes != 1<<20 || v.MaxAge != 24*time.Hour {
 		t.Errorf("BERTH_VIEWS: age %v, bytes %d", v.MaxAge, v.MaxBytes)
+	}
+}
+
+// TestProvisionAddsSubjects: a stream of a version that recorded less keeps what it holds, and gets the rest.
+func TestProvisionAddsSubjects(t *testing.T) {
+	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
+	before := configs(t, c)["BERTH_VIEWS"]
+	before.Subjects = before.Subjects[:1]
+	if _, err := c.JetStream().UpdateStream(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Publish(t.Context(), "berth.v1.view.eu-west-1", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Provision(t.Context(), jetstream.Topology{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Publish(t.Context(), "berth.v1.sight.eu-west-1.x", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if n := counts(t, c, jetstream.StreamViews)[jetstream.StreamViews]; n != 2 {
+		t.Errorf("%d messages, want the old and the new", n)
 	}
 }
 

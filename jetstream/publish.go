@@ -33,7 +33,7 @@ func deliveryOf(subject, own string) delivery {
 		return storedByAll
 	case events.KindRegion:
 		return storedHere
-	case events.KindServer, events.KindDecision, events.KindSession, events.KindLock:
+	case events.KindServer, events.KindDecision, events.KindSession, events.KindLock, events.KindSight:
 		if s.Region == own {
 			return storedHere
 		}

@@ -52,9 +52,34 @@ func (c *Conn) Recent(ctx context.Context, since time.Time, subjects ...string) 
 	return messages, nil
 }
 
+// Stored calls fn for the messages on a subject, which may have wildcards, that a stream has stored since then, oldest
+// first, until fn says false or it has got all that were there at the beginning; left is how many are to come. Nothing is
+// read twice: what the network breaks off fails with ErrUnavailable.
+func (c *Conn) Stored(ctx context.Context, stream, subject string, since time.Time, fn func(m Message, left uint64) bool) error {
+	err := c.readWhile(ctx, stream, natsjs.ConsumerConfig{
+		FilterSubject: subject,
+		DeliverPolicy: natsjs.DeliverByStartTimePolicy,
+		OptStartTime:  &since,
+	}, func(msg *nats.Msg, meta *nats.MsgMetadata) bool {
+		return fn(Message{Subject: msg.Subject, Data: msg.Data, Stored: meta.Timestamp}, meta.NumPending)
+	})
+	if err != nil {
+		return fmt.Errorf("read %s on %s: %w", stream, subject, err)
+	}
+	return nil
+}
+
 // read hands over what a stream holds by now, in order, and returns when it has handed over all of it. It reads once; a
 // fault on the way is ErrUnavailable.
 func (c *Conn) read(ctx context.Context, stream string, cfg natsjs.ConsumerConfig, fn func(*nats.Msg, *nats.MsgMetadata)) error {
+	return c.readWhile(ctx, stream, cfg, func(msg *nats.Msg, meta *nats.MsgMetadata) bool {
+		fn(msg, meta)
+		return true
+	})
+}
+
+// readWhile is read, until fn says false.
+func (c *Conn) readWhile(ctx context.Context, stream string, cfg natsjs.ConsumerConfig, fn func(*nats.Msg, *nats.MsgMetadata) bool) error {
 	const heartbeat = time.Second
 	f, err := c.openFeed(ctx, stream, heartbeat, cfg)
 	if err != nil {
@@ -78,8 +103,8 @@ func (c *Conn) read(ctx context.Context, stream string, cfg natsjs.ConsumerConfi
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrUnavailable, err)
 			}
-			if meta != nil {
-				fn(msg, meta)
+			if meta != nil && !fn(msg, meta) {
+				return nil
 			}
 			// Messages that were replaced meanwhile do not come: then a heartbeat says that this was all.
 			if meta == nil && idle(msg) || meta != nil && meta.NumPending == 0 {

@@ -119,7 +119,7 @@ func (t *Topology) streams(own string) []want {
 	return []want{
 		t.heartbeats(own),
 		t.events(own),
-		t.views(),
+		t.views(own),
 		t.bucket(BucketServers, "Active servers of all regions as this region sees them: <region>.<server>", func(c *natsjs.StreamConfig) {
 			c.AllowDirect = true
 			c.AllowMsgTTL, c.SubjectDeleteMarkerTTL = true, markerAge
@@ -172,12 +172,16 @@ func (t *Topology) events(own string) want {
 	}, t.EventAge, t.EventBytes)
 }
 
-// views keeps the view updates of all regions, so that what a decision saw can be built again.
-func (t *Topology) views() want {
+// views keeps the view updates of all regions, and what the own token services have seen when they decided, so that what
+// a decision saw can be had again.
+func (t *Topology) views(own string) want {
 	return t.want(natsjs.StreamConfig{
 		Name:        StreamViews,
-		Description: "View updates of all regions, own and received",
-		Subjects:    []string{events.Subject{Kind: events.KindView}.Filter()},
+		Description: "View updates of all regions, own and received; what the region's decisions saw",
+		Subjects: []string{
+			events.Subject{Kind: events.KindView}.Filter(),
+			events.Subject{Kind: events.KindSight, Region: own}.Filter(),
+		},
 		Storage:     t.storage(),
 		Compression: natsjs.S2Compression,
 		MaxAge:      viewAge,

@@ -21,7 +21,9 @@ type View struct {
 	// starts holds, for each of Regions, the index of its first server in Servers.
 	starts []int
 	seqs   map[string]uint64
-	added  placement.Added
+	// base is the view that this one was made of by Informed, nil for none; added what it added.
+	base  *View
+	added placement.Added
 	// settled is when the last slow start in it ends.
 	settled time.Time
 	// current is when the view's source was last known to be complete, in Unix nanoseconds.
@@ -106,7 +108,7 @@ func (v *View) Seqs() map[string]uint64 { return maps.Clone(v.seqs) }
 // and what sessions on their way add to servers. v stays as it is.
 func (v *View) Informed(p placement.Prices, t placement.Times, a placement.Added) *View {
 	next := *v
-	next.added = a
+	next.added, next.base = a, v
 	if len(p) > 0 {
 		next.View = next.WithPrices(p)
 	}
@@ -117,6 +119,14 @@ func (v *View) Informed(p placement.Prices, t placement.Times, a placement.Added
 		next.View = next.WithAdded(a)
 	}
 	return &next
+}
+
+// Base returns the view as it was before it was Informed, which may be itself.
+func (v *View) Base() *View {
+	if v.base != nil {
+		return v.base
+	}
+	return v
 }
 
 // Added returns what sessions on their way add to servers, nil for nothing. It is for reading only.

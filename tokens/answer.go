@@ -147,39 +147,3 @@ func (s *Service) sessionEvent(rec *sessions.Record, kind, reason string, now ti
 func (s *Service) revokedEvent(now time.Time, ids ...string) *events.Revoked {
 	return &events.Revoked{Version: events.Version, Region: s.cfg.Region, At: now.UTC(), Sessions: ids}
 }
-
-// decisionEvent records a decision with all that it was founded on.
-func (s *Service) decisionEvent(view *registry.View, p placement.Request, d placement.Decision, before events.Epoch, now time.Time) *events.Decision {
-	return &events.Decision{
-		Version: events.Version, Region: s.cfg.Region, At: now.UTC(),
-		Session: p.Session, Generation: p.Generation, Epoch: before,
-		Verdict: string(d.Verdict), Reason: string(d.Reason), Policy: d.Policy, Variant: d.Variant,
-		From: p.Server, To: d.Server, View: view.Seqs(), Prices: view.Prices(), Added: view.Added(), Draw: d.Draw,
-		Facts: events.Facts{
-			Arrived: p.Arrived, ClosestServer: p.ClosestServer, Critical: p.Critical,
-			CriticalSince: instant(p.CriticalSince), MovedAt: instant(p.MovedAt),
-			Location: p.Location, RTTMs: measured(p.RTT), Dead: p.Dead, Unreachable: p.Unreachable, Stale: p.Stale,
-		},
-	}
-}
-
-// measured returns round-trip times by server, nil for none.
-func measured(list []placement.RTT) map[string]float64 {
-	if len(list) == 0 {
-		return nil
-	}
-	ms := make(map[string]float64, len(list))
-	for _, r := range list {
-		ms[r.ServerID] = r.MS
-	}
-	return ms
-}
-
-// instant returns t for a field that is left out where there is none.
-func instant(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	t = t.UTC()
-	return &t
-}

@@ -248,6 +248,7 @@ func TestHandoverToNobody(t *testing.T) {
 		away.RefreshToken = third.RefreshToken
 		return third.Server.Region == singapore
 	})
+	replayed(t, r.fleets[dublin].conn, 3)
 }
 
 // TestTakeover cuts a region off that lives on. The other goes on with its session, by its copy and
@@ -280,6 +281,7 @@ func TestTakeover(t *testing.T) {
 	if third.Server.Region != singapore || third.Reason != "region_down" || third.Notice == nil {
 		t.Errorf("%s %s to %+v", third.Decision, third.Reason, third.Server)
 	}
+	replayed(t, r.fleets[singapore].conn, 1)
 	// The region that is cut off serves its own clients; whoever reaches both is served twice.
 	granted(t, r.services[dublin], "/v1/refresh", repeat)
 

@@ -63,6 +63,7 @@ func TestEventsOutliveService(t *testing.T) {
 	if l, ok := seen["berth.v1.lock.eu-west-1.eu-west-1-a.released"].(*events.LockReleased); ok && (l.Epoch.Number != 2 || l.To.Server != "eu-west-1-b") {
 		t.Errorf("the release says %+v", l)
 	}
+	replayed(t, f.conn, 2)
 }
 
 // TestEventsOutliveStream takes the stream of events away for as long as an election may take, while

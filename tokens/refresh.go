@@ -190,7 +190,7 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 		kind = events.SessionMoved
 	}
 	s.tellDecision(r)
-	s.demand.add(r.view.Origin(&r.placed), r.since)
+	s.demand.add(r.view.Origin(&r.founded.made.Request), r.since)
 	s.outbox.put(s.sessionEvent(rec, kind, rec.Answer.Reason, r.now))
 }
 
@@ -198,7 +198,7 @@ func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 func (s *Service) tellDecision(r *redemption) {
 	s.metrics.decided(r.decision)
 	if sampled, ok := s.stays.take(r.decision.Verdict, r.now); ok {
-		e := s.decisionEvent(r.view, r.placed, r.decision, r.before, r.now)
+		e := s.decisionEvent(&r.founded, r.decision, r.before)
 		e.Sampled = sampled
 		s.outbox.put(e)
 	}
@@ -230,11 +230,11 @@ type redemption struct {
 	probed, gone, unreachable, dead bool
 	// takenOver says that the session's owner is out of reach: what it may do is no matter here.
 	takenOver bool
-	// What was decided last, for the events: the epoch before, the request, the verdict,
-	// and the new tokens; unsigned says why there is no access token.
+	// What was decided last, for the events: the epoch before, what it was founded on, the verdict as
+	// it stands, and the new tokens; unsigned says why there is no access token.
 	before          events.Epoch
 	since           time.Duration // the time since the last refresh
-	placed          placement.Request
+	founded         decided
 	decision        placement.Decision
 	refresh, access string
 	unsigned        error
@@ -307,14 +307,15 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	}
 	r.takenOver = j.TakenOver
 	r.before, r.since = rec.Epoch, r.now.Sub(rec.Answer.IssuedAt)
-	r.placed = r.facts(&rec)
+	placed := r.facts(&rec)
 	if j.Lost || j.TakenOver {
-		r.placed.Server = ""
+		placed.Server = ""
 	}
 	if j.TakenOver {
-		r.placed.Allowed = []string{r.s.cfg.Region}
+		placed.Allowed = []string{r.s.cfg.Region}
 	}
-	d := r.s.decide(r.placed, r.view, r.now)
+	r.founded = r.s.decide(placed, r.view, r.now)
+	d := r.founded.said
 	if j.TakenOver {
 		d.Reason = placement.ReasonRegionDown
 	}

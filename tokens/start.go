@@ -62,7 +62,8 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 		return api.TokensReply{}, asError(err)
 	}
 	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: c.location, StartedAt: now}
-	d := s.decide(pr, view, now)
+	founded := s.decide(pr, view, now)
+	d := founded.said
 	if d.Server == "" {
 		return api.TokensReply{}, noServer()
 	}
@@ -79,7 +80,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 		return api.TokensReply{}, unavailable("the session could not be stored", err)
 	}
 	s.metrics.decided(d)
-	s.outbox.put(s.decisionEvent(view, pr, d, events.Epoch{}, now), s.sessionEvent(&rec, events.SessionCreated, string(d.Reason), now))
+	s.outbox.put(s.decisionEvent(&founded, d, events.Epoch{}), s.sessionEvent(&rec, events.SessionCreated, string(d.Reason), now))
 	access, err := s.mint.access(&rec, s.public)
 	if err != nil {
 		return api.TokensReply{}, unavailable("the tokens could not be signed", err)

@@ -53,7 +53,8 @@ type Config struct {
 	// Region is the region that this service serves.
 	Region string
 	// Instance names this service among those of the region, so that a session's refreshes can
-	// come to one of them. Empty: they come to any.
+	// come to one of them, and its decisions name what it saw: another at each start. Empty: they come
+	// to any.
 	Instance string
 	// Issuer is the claim iss of every token, the same in all regions: the global URL.
 	Issuer string
@@ -177,8 +178,10 @@ type Service struct {
 	logins  *loginLimit
 	stays   *sampler
 	outbox  *outbox
-	sweeper *sweeper
-	sight   *sight
+	// recording has the views recorded that decisions name.
+	recording *recording
+	sweeper   *sweeper
+	sight     *sight
 	// leftovers finds for the sweeper what it was not told of.
 	leftovers *leftovers
 	// retelling tells a region that is back of revocations.
@@ -252,11 +255,6 @@ type Policies interface {
 	For(session string) placement.Policy
 }
 
-// decide places a session by its policy.
-func (s *Service) decide(pr placement.Request, view *registry.View, now time.Time) placement.Decision {
-	return placement.Decide(pr, &view.View, s.policy(pr.Session), now)
-}
-
 func (s *Service) policy(session string) placement.Policy {
 	if s.cfg.Policies == nil {
 		return placement.Policy{}
@@ -287,6 +285,7 @@ func New(c Config) (*Service, error) {
 	}
 	s.faults = newStoreFaults(s.log, c.Metrics)
 	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)
+	s.recording = newRecording(c.Region, c.Instance, s.outbox)
 	s.public = newPublicKeys(&c, s.log)
 	s.SetKeys(c.Keys)
 	s.metrics.keys(c.Metrics, s.public)
@@ -337,6 +336,7 @@ func (s *Service) Run(ctx context.Context) error {
 	g.Go(func() error { s.retelling.run(ctx); return nil })
 	g.Go(func() error { return s.public.run(ctx) })
 	g.Go(func() error { s.outbox.run(ctx); return nil })
+	g.Go(func() error { s.recording.run(ctx); return nil })
 	return g.Wait()
 }
 

@@ -41,11 +41,9 @@ func (s *Service) unrotated(ctx context.Context, r *redemption, out *sessions.Ou
 		s.metrics.refused(asError(err).Code)
 		return api.TokensReply{}, err
 	}
-	r.before, r.placed = rec.Epoch, r.facts(&rec)
-	policy := s.policy(rec.Session)
+	r.before, r.founded = rec.Epoch, s.undecided(r.facts(&rec), r.view, r.now)
 	r.decision = placement.Decision{
 		Verdict: placement.VerdictStay, Reason: placement.ReasonStoreUnavailable, Server: rec.Answer.Server, Region: rec.Answer.Region,
-		Policy: policy.Name, Variant: policy.Variant,
 	}
 	s.tellDecision(r)
 	s.outbox.put(s.sessionEvent(&rec, events.SessionUnrotated, rec.Answer.Reason, now))

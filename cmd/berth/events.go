@@ -16,14 +16,14 @@ import (
 // eventsCmd prints events as they happen.
 type eventsCmd struct {
 	natsFlags
-	Kind   []string `placeholder:"KIND" help:"Only these kinds: heartbeat, load, server, region, view, decision, session, lock, revoked, report (default: all but heartbeat, load and view)."`
+	Kind   []string `placeholder:"KIND" help:"Only these kinds: heartbeat, load, server, region, view, sight, decision, session, lock, revoked, report (default: all but heartbeat, load, view and sight)."`
 	Region string   `placeholder:"NAME" help:"Only events of this region."`
 	Count  int      `placeholder:"N" help:"End after so many events (default: never)."`
 	JSON   bool     `name:"json" help:"Print each event as one line of JSON: subject and event."`
 }
 
 // loudKinds are printed only if asked for: they are too many to read.
-func loudKinds() []string { return []string{"heartbeat", "load", "view"} }
+func loudKinds() []string { return []string{"heartbeat", "load", "view", "sight"} }
 
 // quietKinds are printed unless others are asked for.
 func quietKinds() []string {
@@ -128,10 +128,7 @@ func (c *eventsCmd) line(p *program, m *nats.Msg) error {
 		_, err := fmt.Fprintf(p.stdout, "%s %s\n", m.Subject, m.Data)
 		return err
 	}
-	data, err := json.Marshal(struct {
-		Subject string          `json:"subject"`
-		Event   json.RawMessage `json:"event"`
-	}{m.Subject, m.Data})
+	data, err := json.Marshal(recorded{Subject: m.Subject, Event: m.Data})
 	if err != nil {
 		return fmt.Errorf("encode event of %s: %w", m.Subject, err)
 	}

@@ -32,6 +32,7 @@ type cli struct {
 	User     userCmd     `cmd:"" help:"Make entries of a users file."`
 	Demo     demoCmd     `cmd:"" help:"Run a demo regional server, as berth dev does."`
 	Simulate simulateCmd `cmd:"" help:"Ask what placement policies would do to a fleet."`
+	Replay   replayCmd   `cmd:"" help:"Make recorded decisions again, by the policy that made them or another."`
 	Bench    benchCmd    `cmd:"" help:"Measure, each figure beside its floor."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 

@@ -146,7 +146,7 @@ func (f *processes) startRegion(t *testing.T, dir, name string, server *jetstrea
 func (f *processes) startServer(t *testing.T, region, id, nats string) *process {
 	t.Helper()
 	s := start(t, "demo", "--nats", nats, "--region", region, "--server", id, "--listen", "127.0.0.1:0",
-		"--issuer", f.ready.GlobalURL, "--location", dev.Location(region).String(), "--drain", "0s")
+		"--issuer", f.ready.GlobalURL, "--location", dev.Location(region).String(), "--drain", "0s", "--capacity", "100000") // room for all that tests begin
 	f.regions[region].servers[id] = s
 	return s
 }

@@ -96,6 +96,17 @@ func TestPermissions(t *testing.T) {
 	if _, err := operator.DocumentsCaller().Call(t.Context(), policy.Subject(guarded, policy.MethodSet), []byte(`{"document":"version: 1"}`)); err != nil {
 		t.Errorf("an operator changes the policy: %v", err)
 	}
+	for stream, kind := range map[string]events.Kind{jetstream.StreamEvents: events.KindDecision, jetstream.StreamViews: events.KindSight} {
+		n := 0
+		subject := events.Subject{Kind: kind, Region: guarded}.Filter()
+		jetstreamtest.Eventually(t, 5*time.Second, "what is replayed of "+stream, func() bool {
+			err := operator.Stored(t.Context(), stream, subject, time.Now().Add(-time.Minute), func(jetstream.Message, uint64) bool { n++; return true })
+			if err != nil {
+				t.Fatalf("an operator reads %s: %v", stream, err)
+			}
+			return n > 0
+		})
+	}
 	var done tokens.RevokeReply
 	callTokens(t, operator, tokens.MethodRevokeSessions, tokens.RevokeRequest{Sessions: []string{victim.SessionID}}, &done)
 	if done.Ended != 1 {
@@ -160,6 +171,7 @@ func attack(t *testing.T, ours *jetstream.Conn, session string) {
 	for _, request := range []string{
 		"$JS.API.STREAM.MSG.GET.KV_berth_sessions", "$JS.API.STREAM.INFO.KV_berth_sessions",
 		"$JS.API.CONSUMER.CREATE.KV_berth_sessions.x.$KV.berth_sessions.>", "$JS.API.CONSUMER.CREATE.BERTH_EVENTS.x.berth.v1.session.>",
+		"$JS.API.CONSUMER.CREATE.BERTH_EVENTS.x.berth.v1.decision.>", "$JS.API.CONSUMER.CREATE.BERTH_VIEWS.x.berth.v1.sight.>",
 	} {
 		if m, err := nc.Request(request, []byte(`{"last_by_subj":"$KV.berth_sessions.global.`+session+`"}`), 200*time.Millisecond); err == nil {
 			t.Errorf("%s: %s", request, m.Data)
