@@ -20,14 +20,18 @@ type Change struct {
 // prices. Where base is the zero View that is all of it.
 func (v *View) Since(base *View) Change {
 	c := Change{Settings: v.settings()}
+	left := len(base.servers) // those of base that were not come across
 	for i := range v.Regions {
 		r := &v.Regions[i]
 		var before *Region
 		if at, ok := base.regions[r.Name]; ok {
 			before = &base.Regions[at]
 		}
-		if before != nil && r.shares(before) {
-			continue
+		if before != nil && same(r.ID, before.ID) {
+			left -= len(r.ID)
+			if r.shares(before) {
+				continue
+			}
 		}
 		for k, id := range r.ID {
 			if s := r.server(k); before == nil || !before.has(k, id, s, base) {
@@ -36,6 +40,9 @@ func (v *View) Since(base *View) Change {
 		}
 	}
 	for id := range base.servers {
+		if left == 0 {
+			break
+		}
 		if _, ok := v.servers[id]; !ok {
 			c.Gone = append(c.Gone, id)
 		}
@@ -110,9 +117,10 @@ func (r *Region) has(i int, id string, s Server, v *View) bool {
 		r.places[i] == s.Location && r.since[i].Equal(s.DrainingSince) && r.until[i].Equal(s.DrainUntil)
 }
 
-// shares reports whether two regions are the same slices, as With leaves those without a change.
+// shares reports whether two regions of the same servers are the same slices, as With leaves those without
+// a change.
 func (r *Region) shares(o *Region) bool {
-	return same(r.ID, o.ID) && same(r.State, o.State) && same(r.Capacity, o.Capacity) && same(r.Utilisation, o.Utilisation) &&
+	return same(r.State, o.State) && same(r.Capacity, o.Capacity) && same(r.Utilisation, o.Utilisation) &&
 		same(r.places, o.places) && same(r.since, o.since) && same(r.until, o.until)
 }
 

@@ -120,6 +120,9 @@ func TestUnrotated(t *testing.T) {
 		if diff := cmp.Diff(map[string]int{"created": 1, "refreshed": 2, "unrotated": 8}, counted); diff != "" {
 			t.Errorf("session events (-want +got):\n%s", diff)
 		}
+		if report := replayed(t, l.other, 11); report.NoRule != 8 {
+			t.Errorf("replayed: %+v", report)
+		}
 	})
 }
 

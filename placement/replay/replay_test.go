@@ -219,6 +219,28 @@ func TestWhatWasLostIsSaid(t *testing.T) {
 	})
 }
 
+// TestForgedSights: whatever else is said in the name of a token service, what was made again stays so.
+func TestForgedSights(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r := drawn(t)
+		forged := slices.Clone(r.sights)
+		for range rapid.IntRange(1, 300).Draw(t, "forged") {
+			number := rapid.Uint64Range(1, 30).Draw(t, "number")
+			s := &events.Sight{
+				Version: 1, Region: regions[0], Instance: pick(t, "instance", "another", instance), At: noon, Number: number,
+				Since: rapid.Uint64Range(0, number-1).Draw(t, "since"), Whole: rapid.Bool().Draw(t, "whole"), Part: 1, Of: pick(t, "of", 1, 2, 4096),
+				Utilisation: map[string]float64{"a": 0.5}, Gone: []string{"b"},
+			}
+			s.Part = pick(t, "part", 1, s.Of)
+			forged = append(forged, s)
+		}
+		got := r.replayed(replay.Config{}, forged)
+		if got.Agree+len(got.Differences)+got.NotRecorded != len(r.made) || r.sights[0].Since == 0 && got.Agree != len(r.made) {
+			t.Fatalf("%d decisions: %+v", len(r.made), got)
+		}
+	})
+}
+
 // TestWhatWasChangedIsFound: a decision of which something was recorded wrongly is named, if that makes
 // a difference, and no other.
 func TestWhatWasChangedIsFound(t *testing.T) {
