@@ -195,6 +195,7 @@ func TestRevocationOutlivesAnElection(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
+	jetstreamtest.Eventually(t, 10*time.Second, "the service to be ready", func() bool { return s.Ready() == nil })
 	first := login(t, s)
 	status, body, _ := post(t, s, "/v1/logout", api.LogoutRequest{RefreshToken: first.RefreshToken})
 	if status != 204 {

@@ -22,6 +22,7 @@ func TestEventsOutliveService(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
+	jetstreamtest.Eventually(t, 10*time.Second, "the service to be ready", func() bool { return s.Ready() == nil })
 	first := login(t, s)
 	a.State = events.StateDown
 	f.set(a, b)

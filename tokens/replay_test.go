@@ -84,6 +84,7 @@ func TestDecisionsAreReplayed(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
+	jetstreamtest.Eventually(t, 10*time.Second, "the service to be ready", func() bool { return s.Ready() == nil })
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {

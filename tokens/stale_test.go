@@ -1,7 +1,6 @@
 package tokens_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -27,15 +26,7 @@ func TestAStaleViewMovesNobody(t *testing.T) {
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a)
 	var stale atomic.Bool
 	s := f.service(func(c *tokens.Config) { c.Stale = stale.Load })
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	run(t, s)
 	decisions := make(chan events.Decision, 100)
 	stop, err := f.conn.Subscribe(t.Context(), "berth.v1.decision.eu-west-1.>", func(subject string, data []byte) {
 		if e, err := events.Decode(subject, data); err == nil {
