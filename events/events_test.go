@@ -72,7 +72,7 @@ func examples() map[string]events.Event {
 			Epoch: epoch(2), Verdict: "move", Reason: "server_down", Policy: "spread+prices", Variant: "prices", From: "eu-west-1-a", To: "eu-west-1-b",
 			Facts: events.Facts{
 				Arrived: "eu-west-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
-				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Dead: true, Unreachable: true, Stale: true,
+				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Allowed: []string{"eu-central-1", "eu-west-1"}, Home: "eu-west-1", Dead: true, Unreachable: true, Stale: true,
 			},
 			View: map[string]uint64{"eu-west-1": 412, "us-east-1": 97}, Draw: 0.625, Sampled: 5,
 		},

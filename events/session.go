@@ -67,6 +67,10 @@ type Facts struct {
 	Location      *Location  `json:"location,omitempty"`
 	// RTTMs are the round-trip times in milliseconds that the client measured, by server.
 	RTTMs map[string]float64 `json:"rtt_ms,omitempty"`
+	// Allowed are the regions where the session may be, sorted; none: all. Home is the region
+	// where it is while that can take it.
+	Allowed []string `json:"allowed,omitempty"`
+	Home    string   `json:"home,omitempty"`
 	// Dead says that the session's server was found dead in this judgement; Unreachable
 	// that its client reported it twice.
 	Dead        bool `json:"dead,omitempty"`

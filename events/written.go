@@ -98,6 +98,10 @@ func (f *Facts) write(w *wire.Writer) {
 	if len(f.RTTMs) > 0 {
 		w.Any("rtt_ms", f.RTTMs)
 	}
+	if len(f.Allowed) > 0 {
+		w.Any("allowed", f.Allowed)
+	}
+	w.Filled("home", f.Home)
 	w.True("dead", f.Dead)
 	w.True("unreachable", f.Unreachable)
 	w.True("stale", f.Stale)

@@ -69,7 +69,6 @@ var (
 		"berth.v1.report.eu-west-1",
 	}
 	crossing = []string{
-		"berth.v1.lock.eu-west-1.a.released",
 		"berth.v1.lock.us-east-1.b.released",
 		"berth.v1.revoked.eu-west-1",
 		"berth.v1.view.eu-west-1",
