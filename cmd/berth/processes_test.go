@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthhq/berth/cmd/internal/dev"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/residency"
 )
 
 // TestProcesses runs the main job on separate processes: a NATS server for each of three
@@ -44,6 +45,21 @@ type regionProcesses struct {
 // startProcesses runs a fleet as its operators would.
 func startProcesses(t *testing.T, regions ...string) *processes {
 	t.Helper()
+	return startProcessesIn(t, "", regions...)
+}
+
+// startProcessesIn runs one with a jurisdiction, as --jurisdictions has it; organizations are changed in the first region.
+func startProcessesIn(t *testing.T, jurisdiction string, regions ...string) *processes {
+	t.Helper()
+	var sets residency.Jurisdictions
+	var flags []string
+	if jurisdiction != "" {
+		var err error
+		if sets, err = residency.ParseJurisdictions([]string{jurisdiction}); err != nil {
+			t.Fatal(err)
+		}
+		flags = []string{"--jurisdictions", jurisdiction, "--primary-region", regions[0]}
+	}
 	dir := t.TempDir()
 	program := tool(t, "nats-server")
 	hub := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{Binary: program})
@@ -68,8 +84,9 @@ func startProcesses(t *testing.T, regions ...string) *processes {
 		f.links[name] = jetstreamtest.NewProxy(t, hub.LeafURL())
 		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{
 			Binary: program, Region: name, Hubs: []string{"nats-leaf://" + f.links[name].Addr()},
+			Foreign: sets.Foreign(name),
 		})
-		f.startRegion(t, dir, name, nats, users, edges(name, regions)...)
+		f.startRegion(t, dir, name, nats, users, append(edges(name, regions), flags...)...)
 		ways = append(ways, f.regions[name].way)
 	}
 	front.Config.Handler = dev.NewFront(ways)
