@@ -92,7 +92,7 @@ type Facts struct {
 	Arrived string `json:"arrived"`
 	// Allowed are the regions where the session may be, sorted; nil: all. An empty name stands for none.
 	Allowed []string `json:"allowed,omitempty"`
-	// Home is the region that it was in before load or a failure sent it elsewhere.
+	// Home is the region where it is while that can take it.
 	Home          string     `json:"home,omitempty"`
 	ClosestServer string     `json:"closest_server,omitempty"`
 	Critical      bool       `json:"critical"`

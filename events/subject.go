@@ -35,6 +35,10 @@ const (
 // GlobalJurisdiction is the jurisdiction of sessions that are bound to no other.
 const GlobalJurisdiction = "global"
 
+// LocalJurisdiction stands for one region in the subjects of replies: what is answered inside a region
+// never leaves it. No session is bound to it.
+const LocalJurisdiction = "local"
+
 // Subject is a parsed subject. The zero values of fields that its kind does not use are
 // empty, so two subjects are the same if they are equal.
 //
@@ -179,16 +183,28 @@ func Inbox(jurisdiction string) string { return "_INBOX_" + jurisdiction }
 // jurisdiction's sessions.
 func Copies(jurisdiction string) string { return "berth.copies." + jurisdiction }
 
+// LeafExportDenials returns the subjects that a region's leaf link does not let out, besides
+// LeafDenials: what is asked of the region itself and what its own servers are told name
+// sessions and users, and whoever subscribes to everything elsewhere would hear it.
+func LeafExportDenials(region string) []string {
+	return []string{
+		Prefix + string(KindRPC) + ".*.*." + region + ".>",
+		Prefix + string(KindLock) + "." + region + ".>",
+	}
+}
+
 // LeafDenials returns the subjects that a region's leaf link denies in both directions:
 // what stays in its region, and everything of the jurisdictions in others, of which the
-// region is not a member. View updates, revocations, released locks and the requests of
-// shared jurisdictions remain.
+// region is not a member. View updates, revocations, and the requests of shared jurisdictions
+// and locks released in other regions remain.
 func LeafDenials(others []string) []string {
 	var deny []string
 	for _, k := range []Kind{KindHeartbeat, KindLoad, KindServer, KindRegion, KindDecision, KindSession, KindSight, KindReport, KindDemand} {
 		deny = append(deny, Prefix+string(k)+".>")
 	}
-	deny = append(deny, "$SYS.>") // whose connections come and go, and who asks who it is
+	deny = append(deny, Inbox(LocalJurisdiction)+".>")
+	deny = append(deny, "$JS.EVENT.>") // who reads what in a region: keys name sessions
+	deny = append(deny, "$SYS.>")      // whose connections come and go, and who asks who it is
 	// Who signs in a region is not for another to say: it could log everybody out.
 	for _, method := range []string{"keys_rotate", "keys_retire"} {
 		deny = append(deny, Prefix+string(KindRPC)+".tokens.*.*."+method)

@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -158,6 +159,8 @@ func TestLeafDenials(t *testing.T) {
 		{"berth.v1.report.eu-west-1", false},
 		{"berth.v1.demand.eu-west-1", false},
 		{"$SYS.ACCOUNT.$G.DISCONNECT", false},
+		{"$JS.EVENT.ADVISORY.API", false},
+		{"_INBOX_local.abc.1", false},
 		{"$SYS.REQ.USER.INFO", false},
 		{"berth.v1.rpc.tokens.us.us-east-1.refresh", false},
 		{"berth.v1.rpc.sessions.us.us-east-1.adopt", false},
@@ -171,6 +174,14 @@ func TestLeafDenials(t *testing.T) {
 		}
 		if denied == test.leaves {
 			t.Errorf("%s: denied %t", test.subject, denied)
+		}
+	}
+	for subject, out := range map[string]bool{
+		"berth.v1.rpc.tokens.eu.eu-west-1.refresh": false, "berth.v1.rpc.tokens.global.eu-west-1.refresh.01abc": false,
+		"berth.v1.lock.eu-west-1.a.released": false, "berth.v1.rpc.tokens.eu.us-east-1.refresh": true, "berth.v1.lock.us-east-1.a.released": true,
+	} {
+		if denied := slices.ContainsFunc(events.LeafExportDenials("eu-west-1"), func(d string) bool { return matches(d, subject) }); denied == out {
+			t.Errorf("%s: denied on the way out: %t", subject, denied)
 		}
 	}
 	if got, want := len(events.LeafDenials(nil)), len(deny)-3; got != want {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nuid"
 
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -36,7 +37,7 @@ func (c *Conn) Call(ctx context.Context, subject string, header map[string][]str
 	if at, ok := ctx.Deadline(); ok {
 		msg.Header[api.HeaderDeadline] = []string{deadline(msg.Header, at).UTC().Format(time.RFC3339Nano)}
 	}
-	answer, err := c.nc.RequestMsgWithContext(ctx, msg)
+	answer, err := c.request(ctx, msg)
 	if err != nil {
 		return Reply{}, fmt.Errorf("call %s: %w", subject, callFault(err))
 	}
@@ -60,6 +61,9 @@ func (c *Conn) Gather(ctx context.Context, subject string, data []byte) ([][]byt
 	ctx, cancel := within(ctx, defaultTimeout)
 	defer cancel()
 	inbox := c.nc.NewRespInbox()
+	if j := c.elsewhere(subject); j != "" {
+		inbox = c.crossing.prefix(j) + nuid.Next()
+	}
 	answers, err := c.nc.SubscribeSync(inbox)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", subject, callFault(err))

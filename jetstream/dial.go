@@ -29,7 +29,8 @@ type Config struct {
 	Options []nats.Option
 	// Region is the region that this NATS has to be of: its JetStream domain. Empty: any.
 	Region string
-	// Jurisdiction names whose replies come here: the prefix of the inboxes. Empty: events.GlobalJurisdiction.
+	// Jurisdiction names whose replies come here: the prefix of the inboxes for what is asked inside the region. Empty:
+	// events.LocalJurisdiction, whose replies stay there. What other regions answer comes in the jurisdiction of the question.
 	Jurisdiction string
 	// Inbox sets this connection's inboxes apart, below those of the jurisdiction, so that the permissions of NATS can keep
 	// others from what is answered here. Empty: the Server; where that is empty too, they are with those of the services.
@@ -158,6 +159,7 @@ func dialOnce(ctx context.Context, cfg Config) (*Conn, error) {
 	if c.nc, err = nats.Connect(target, c.options(cfg)...); err != nil {
 		return nil, err
 	}
+	c.crossing = &crossing{nc: c.nc, own: cfg.ownInbox(), inboxes: map[string]*inbox{}}
 	if err := c.check(ctx, cfg.Region); err != nil {
 		c.nc.Close()
 		return nil, err
@@ -176,8 +178,8 @@ func dialOnce(ctx context.Context, cfg Config) (*Conn, error) {
 
 // options returns those of cfg and, after them, ours.
 func (c *Conn) options(cfg Config) []nats.Option {
-	inbox := events.Inbox(cmp.Or(cfg.Jurisdiction, events.GlobalJurisdiction))
-	if own := cmp.Or(cfg.Inbox, cfg.Server); events.ValidToken(own) {
+	inbox := events.Inbox(cmp.Or(cfg.Jurisdiction, events.LocalJurisdiction))
+	if own := cfg.ownInbox(); own != "" {
 		inbox += "." + own
 	}
 	opts := []nats.Option{
@@ -202,6 +204,14 @@ func (c *Conn) options(cfg Config) []nats.Option {
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 		nats.ErrorHandler(c.onError),
 	)
+}
+
+// ownInbox returns what sets the connection's inboxes apart, empty if nothing does.
+func (c *Config) ownInbox() string {
+	if own := cmp.Or(c.Inbox, c.Server); events.ValidToken(own) {
+		return own
+	}
+	return ""
 }
 
 // clientName is what `nats server report connections` shows: berth/<role>/<region>/<server>/<boot>.

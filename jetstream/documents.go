@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berthhq/berth/primary"
+	"github.com/berthhq/berth/residency"
 )
 
 var (
-	_ primary.Store   = (*Documents)(nil)
+	_ residency.Store = (*Documents)(nil)
 	_ primary.Watcher = (*Documents)(nil)
 	_ primary.Caller  = DocumentsCaller{}
 )
@@ -112,6 +113,15 @@ func (d *Documents) Put(ctx context.Context, name string, document []byte, revis
 	return err
 }
 
+// Delete implements residency.Store. It works in the primary region only.
+func (d *Documents) Delete(ctx context.Context, name string, revision uint64) error {
+	err := d.bucket.Delete(ctx, name, revision)
+	if errors.Is(err, ErrConflict) {
+		return fmt.Errorf("%w: %w", primary.ErrConflict, err)
+	}
+	return err
+}
+
 // Watch implements primary.Watcher. Where the bucket is a copy it keeps an eye on its source, too.
 func (d *Documents) Watch(ctx context.Context, fn func(documents map[string][]byte, complete bool), proof func(at time.Time)) error {
 	watch, err := d.conn.NewWatch(WatchConfig{
@@ -194,7 +204,7 @@ func (d *Documents) watchSource(ctx context.Context) {
 func (d *Documents) answers(ctx context.Context, primary string) bool {
 	ctx, cancel := within(ctx, lookTimeout)
 	defer cancel()
-	_, err := d.conn.nc.RequestWithContext(ctx, "$JS."+primary+".API.STREAM.INFO."+d.stream, nil)
+	_, err := d.conn.askAbroad(ctx, "$JS."+primary+".API.STREAM.INFO."+d.stream)
 	return err == nil
 }
 

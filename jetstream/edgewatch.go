@@ -230,7 +230,7 @@ var errNoSessions = errors.New("the region has no bucket " + BucketSessions + " 
 func (c *Conn) originOf(ctx context.Context, s strand) originState {
 	ctx, cancel := within(ctx, lookTimeout)
 	defer cancel()
-	msg, err := c.nc.RequestWithContext(ctx, s.api()+".STREAM.INFO."+bucketStream(BucketSessions), nil)
+	msg, err := c.askAbroad(ctx, s.api()+".STREAM.INFO."+bucketStream(BucketSessions))
 	if err != nil {
 		return originState{err: err}
 	}

@@ -37,6 +37,8 @@ type Conn struct {
 	log    *slog.Logger
 	region string
 	acks   *acks
+	// crossing asks other regions.
+	crossing *crossing
 
 	// closed is closed when the NATS connection is gone for good.
 	closed chan struct{}

@@ -70,7 +70,6 @@ var (
 		"berth.v1.sight.eu-west-1.01k9zj4q8r5t6v7w8x9y0z1a2e",
 	}
 	crossing = []string{
-		"berth.v1.lock.eu-west-1.a.released",
 		"berth.v1.lock.us-east-1.b.released",
 		"berth.v1.revoked.eu-west-1",
 		"berth.v1.view.eu-west-1",

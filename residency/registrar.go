@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,12 +24,48 @@ const (
 	MethodSet  = "set"
 	MethodGet  = "get"
 	MethodList = "list"
+	// MethodDelete removes an organization's document: DeleteRequest.
+	MethodDelete = "delete"
 )
 
-// SetRequest changes an organization. What is empty stays as it is.
+// SetRequest changes an organization. What is empty, or nil, stays as it is.
 type SetRequest struct {
 	Org      string   `json:"org"`
 	Takeover Takeover `json:"takeover,omitempty"`
+	// Allowed and Fallbacks point to an empty list, Home to an empty string, where none is to be set.
+	// Allowed is in any order.
+	Allowed      *[]string `json:"allowed,omitempty"`
+	Home         *string   `json:"home,omitempty"`
+	Fallbacks    *[]string `json:"fallbacks,omitempty"`
+	Jurisdiction string    `json:"jurisdiction,omitempty"`
+	// Check has the change tried alone: nothing is written.
+	Check bool `json:"check,omitempty"`
+	// By is who asks, for the record.
+	By string `json:"by,omitempty"`
+	// Via is the region that has passed it on. Empty: it comes from an operator.
+	Via string `json:"via,omitempty"`
+}
+
+// Apply returns what holds of an organization after the change, which may be invalid.
+func (q SetRequest) Apply(o Org) Org {
+	o.Takeover = cmp.Or(q.Takeover, o.Takeover)
+	o.Jurisdiction = cmp.Or(q.Jurisdiction, o.Jurisdiction)
+	if q.Allowed != nil {
+		o.Allowed = slices.Clone(*q.Allowed)
+		slices.Sort(o.Allowed)
+	}
+	if q.Home != nil {
+		o.Home = *q.Home
+	}
+	if q.Fallbacks != nil {
+		o.Fallbacks = slices.Clone(*q.Fallbacks)
+	}
+	return o
+}
+
+// DeleteRequest removes what is set of an organization: the defaults hold again.
+type DeleteRequest struct {
+	Org string `json:"org"`
 	// By is who asks, for the record.
 	By string `json:"by,omitempty"`
 	// Via is the region that has passed it on. Empty: it comes from an operator.
@@ -60,8 +98,10 @@ type Reply struct {
 	Primary string `json:"primary,omitempty"`
 	// AgeMS is how old the copy may be; -1: that is not known.
 	AgeMS int64 `json:"age_ms"`
-	// Org is the one that was asked for or changed, Changed says that it was, Set that it has a document.
+	// Org is the one that was asked for or changed, Before what held until then where that was something
+	// else; Changed says that it was changed, or would be, Set that it has a document.
 	Org     *Org `json:"org,omitempty"`
+	Before  *Org `json:"before,omitempty"`
 	Changed bool `json:"changed,omitempty"`
 	Set     bool `json:"set,omitempty"`
 	// Orgs are those of the page.
@@ -77,17 +117,31 @@ type Reply struct {
 type Registrar struct {
 	seat      primary.Seat
 	directory *Directory
+	store     Store
+	sets      Jurisdictions
+	log       *slog.Logger
 }
 
-// RegistrarConfig is what a Registrar needs. All fields but Primary are required.
+// Store is a primary.Store of which documents can be removed: Delete does so if the revision is still the
+// last, with the errors of Put.
+type Store interface {
+	primary.Store
+	Delete(ctx context.Context, name string, revision uint64) error
+}
+
+// RegistrarConfig is what a Registrar needs. Fields without a stated zero value are required.
 type RegistrarConfig struct {
 	Region string
 	// Primary is the region in which organizations are changed. Empty: none is.
 	Primary string
 	// Directory is the region's copy, Store the primary's documents; it is used only there.
 	Directory *Directory
-	Store     primary.Store
+	Store     Store
 	Caller    primary.Caller
+	// Jurisdictions are those that organizations can have besides the global one. nil: none.
+	Jurisdictions Jurisdictions
+	// Log is told of each change. nil: discarded.
+	Log *slog.Logger
 }
 
 // NewRegistrar returns a registrar, or the first fault of c.
@@ -96,7 +150,13 @@ func NewRegistrar(c RegistrarConfig) (*Registrar, error) {
 		seat: primary.Seat{
 			Region: c.Region, Primary: c.Primary, Service: Service, Documents: "organizations", Store: c.Store, Caller: c.Caller,
 		},
-		directory: c.Directory,
+		directory: c.Directory, store: c.Store, sets: c.Jurisdictions, log: c.Log,
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if c.Store == nil {
+		r.seat.Store = nil
 	}
 	if c.Directory == nil {
 		return nil, errors.New("configure registrar: directory is required")
@@ -111,9 +171,10 @@ func NewRegistrar(c RegistrarConfig) (*Registrar, error) {
 // done.
 func (r *Registrar) Methods() map[string]func(ctx context.Context, data []byte) ([]byte, error) {
 	return map[string]func(context.Context, []byte) ([]byte, error){
-		MethodSet:  primary.Method(MaxOrg, r.Set),
-		MethodGet:  primary.Method(MaxOrg, r.Get),
-		MethodList: primary.Method(MaxOrg, r.List),
+		MethodSet:    primary.Method(MaxOrg, r.Set),
+		MethodGet:    primary.Method(MaxOrg, r.Get),
+		MethodList:   primary.Method(MaxOrg, r.List),
+		MethodDelete: primary.Method(MaxOrg, r.Delete),
 	}
 }
 
@@ -123,10 +184,8 @@ const maxBy = 128
 // Set changes an organization, durably in the primary region when it returns.
 func (r *Registrar) Set(ctx context.Context, q SetRequest) (Reply, error) {
 	q.By = q.By[:min(len(q.By), maxBy)]
-	wanted := Default(q.Org)
-	wanted.Takeover = cmp.Or(q.Takeover, wanted.Takeover)
-	if err := wanted.Validate(); err != nil {
-		return Reply{}, primary.Refuse(http.StatusBadRequest, "%v", err)
+	if !events.ValidToken(q.Org) {
+		return Reply{}, primary.Refuse(http.StatusBadRequest, "organization %q: want 1 to %d of a-z 0-9 - _", q.Org, events.MaxToken)
 	}
 	here, err := r.seat.Here(q.Via)
 	switch {
@@ -153,22 +212,86 @@ func (r *Registrar) change(ctx context.Context, q SetRequest, now time.Time) (Re
 				return nil, primary.Refuse(http.StatusConflict, "%v; nothing was changed", err)
 			}
 		}
-		reply.Org, reply.Changed = &org, document == nil || q.Takeover != "" && q.Takeover != org.Takeover
+		before := org
+		org = q.Apply(org)
+		if err := org.Validate(); err != nil {
+			return nil, primary.Refuse(http.StatusBadRequest, "%v", err)
+		}
+		reply.Org, reply.Before, reply.Changed = &org, nil, document == nil || !org.Equal(before)
 		if !reply.Changed {
 			return nil, nil
 		}
-		org.Takeover = cmp.Or(q.Takeover, org.Takeover)
+		reply.Before = &before
+		if err := r.sets.Fit(org); err != nil && !sameBounds(org, before) {
+			return nil, primary.Refuse(http.StatusBadRequest, "%v", err)
+		}
 		org.ChangedAt, org.ChangedBy = now.UTC().Truncate(time.Millisecond), q.By
 		if next, err = Encode(org); err != nil {
 			return nil, primary.Refuse(http.StatusBadRequest, "%v", err)
+		}
+		if q.Check {
+			return nil, nil
 		}
 		return next, nil
 	})
 	if err != nil {
 		return Reply{}, err
 	}
+	if before := reply.Before; before != nil && before.Jurisdiction != reply.Org.Jurisdiction {
+		reply.Warnings = append(reply.Warnings, fmt.Sprintf("sessions of %s that have begun keep their copies in jurisdiction %s until they end; to have none there any more, end them: berth sessions revoke --org %s",
+			q.Org, before.Jurisdiction, q.Org))
+	}
+	if reply.Changed && !q.Check {
+		r.log.LogAttrs(ctx, slog.LevelInfo, "organization is changed", slog.String("org", q.Org), slog.String("by", q.By))
+	}
 	return reply, nil
 }
+
+// sameBounds reports whether both have the same regions: what is not changed need not fit anew.
+func sameBounds(a, b Org) bool {
+	a.Takeover = b.Takeover
+	return a.Equal(b)
+}
+
+// Delete removes an organization's document, durably in the primary region when it returns.
+func (r *Registrar) Delete(ctx context.Context, q DeleteRequest) (Reply, error) {
+	q.By = q.By[:min(len(q.By), maxBy)]
+	if !events.ValidToken(q.Org) {
+		return Reply{}, primary.Refuse(http.StatusBadRequest, "organization %q: want 1 to %d of a-z 0-9 - _", q.Org, events.MaxToken)
+	}
+	here, err := r.seat.Here(q.Via)
+	switch {
+	case err != nil:
+		return Reply{}, err
+	case !here:
+		q.Via = r.seat.Region
+		return primary.Pass[Reply](ctx, &r.seat, MethodDelete, q)
+	}
+	defaults := Default(q.Org)
+	reply := Reply{Region: r.seat.Region, Primary: r.seat.Primary, Org: &defaults}
+	for range deleteAttempts {
+		document, revision, err := r.store.Get(ctx, q.Org)
+		if err != nil {
+			return Reply{}, primary.Refuse(http.StatusServiceUnavailable, "%s could not be read: %v", q.Org, err)
+		}
+		if document == nil {
+			return reply, nil
+		}
+		switch err := r.store.Delete(ctx, q.Org, revision); {
+		case errors.Is(err, primary.ErrConflict):
+			continue
+		case err != nil:
+			return Reply{}, primary.Refuse(http.StatusServiceUnavailable, "whether %s was deleted is not known, try again: %v", q.Org, err)
+		}
+		r.log.LogAttrs(ctx, slog.LevelInfo, "organization is deleted", slog.String("org", q.Org), slog.String("by", q.By))
+		reply.Changed = true
+		return reply, nil
+	}
+	return Reply{}, primary.Refuse(http.StatusConflict, "%s is being changed by others; nothing was deleted", q.Org)
+}
+
+// deleteAttempts bounds how often a removal is tried again because a change came first.
+const deleteAttempts = 8
 
 // Get returns an organization as the region's copy has it.
 func (r *Registrar) Get(_ context.Context, q GetRequest) (Reply, error) {

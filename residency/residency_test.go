@@ -21,15 +21,28 @@ import (
 // TestDecode: what a document says that this build does not know is never passed over.
 func TestDecode(t *testing.T) {
 	for data, want := range map[string]string{
-		`{"version":1,"org":"acme","takeover":"strict"}`:                               "",
-		`{"version":1,"org":"acme"}`:                                                   "",
-		`{"version":2,"org":"acme"}`:                                                   "version 2",
-		`{"version":1,"org":"zenith"}`:                                                 `the document is of "zenith"`,
-		`{"version":1,"org":"acme","takeover":"never"}`:                                `takeover "never": want available or strict`,
-		`{"version":1,"org":"acme","regions_allowed":[]}`:                              "regions_allowed",
-		`{"version":1,"org":"acme"} {}`:                                                "more than one document",
-		`{"version":1,`:                                                                "unexpected EOF",
-		`{"version":1,"org":"acme","changed_by":"` + strings.Repeat("x", 65536) + `"}`: "at most",
+		`{"version":1,"org":"acme","takeover":"strict"}`: "",
+		`{"version":1,"org":"acme"}`:                     "",
+		`{"version":2,"org":"acme"}`:                     "",
+		`{"version":3,"org":"acme"}`:                     "version 3",
+		`{"version":1,"org":"acme","allowed":["a"]}`:     "a document of version 1 names no regions",
+		`{"version":2,"org":"acme","allowed":["a","b"],"home":"a","fallbacks":["b"],"jurisdiction":"eu"}`: "",
+		`{"version":2,"org":"acme","allowed":["b","a"]}`:                                                  "another order",
+		`{"version":2,"org":"acme","allowed":["a","a"]}`:                                                  "a stands twice",
+		`{"version":2,"org":"acme","allowed":["A"]}`:                                                      `region "A"`,
+		`{"version":2,"org":"acme","allowed":["a"],"home":"b"}`:                                           "home b is none of the allowed regions: a",
+		`{"version":2,"org":"acme","home":"B"}`:                                                           `home "B"`,
+		`{"version":2,"org":"acme","allowed":["a"],"fallbacks":["b"]}`:                                    "fallback b is none of the allowed regions: a",
+		`{"version":2,"org":"acme","home":"a","fallbacks":["a"]}`:                                         "fallback a is the home region itself",
+		`{"version":2,"org":"acme","fallbacks":["a","a"]}`:                                                "a stands twice",
+		`{"version":2,"org":"acme","jurisdiction":"E U"}`:                                                 `jurisdiction "E U"`,
+		`{"version":2,"org":"acme","allowed":[` + regionsOf(65) + `]}`:                                    "65 regions, at most 64",
+		`{"version":1,"org":"zenith"}`:                                                                    `the document is of "zenith"`,
+		`{"version":1,"org":"acme","takeover":"never"}`:                                                   `takeover "never": want available or strict`,
+		`{"version":1,"org":"acme","regions_allowed":[]}`:                                                 "regions_allowed",
+		`{"version":1,"org":"acme"} {}`:                                                                   "more than one document",
+		`{"version":1,`:                                                                                   "unexpected EOF",
+		`{"version":1,"org":"acme","changed_by":"` + strings.Repeat("x", 65536) + `"}`:                    "at most",
 	} {
 		o, err := residency.Decode("acme", []byte(data))
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "acme")) {
@@ -42,11 +55,11 @@ func TestDecode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const golden = `{"version":1,"org":"acme","takeover":"strict","changed_at":"2026-11-01T12:00:00Z","changed_by":"ada@desk"}`
+	const golden = `{"version":2,"org":"acme","takeover":"strict","jurisdiction":"global","changed_at":"2026-11-01T12:00:00Z","changed_by":"ada@desk"}`
 	if string(data) != golden {
 		t.Errorf("encoded as %s", data)
 	}
-	if again, err := residency.Decode("acme", data); err != nil || again != o {
+	if again, err := residency.Decode("acme", data); err != nil || !cmp.Equal(again, o) {
 		t.Errorf("read again as %+v, %v", again, err)
 	}
 	if _, err := residency.Encode(residency.Default("No Name")); err == nil {
@@ -54,8 +67,18 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// regionsOf returns the names of n regions as they stand in a list of JSON.
+func regionsOf(n int) string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("%q", fmt.Sprintf("r-%03d", i))
+	}
+	return strings.Join(names, ",")
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"version":1,"org":"acme","takeover":"strict"}`)
+	f.Add(`{"version":2,"org":"acme","allowed":["a","b"],"home":"a","fallbacks":["b"],"jurisdiction":"eu"}`)
 	f.Fuzz(func(t *testing.T, data string) {
 		o, err := residency.Decode("acme", []byte(data))
 		if err != nil {
@@ -65,7 +88,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%+v was read and cannot be written: %v", o, err)
 		}
-		if again, err := residency.Decode("acme", encoded); err != nil || !again.ChangedAt.Equal(o.ChangedAt) || again.Takeover != o.Takeover {
+		if again, err := residency.Decode("acme", encoded); err != nil || !again.ChangedAt.Equal(o.ChangedAt) || !again.Equal(o) {
 			t.Errorf("%+v became %+v, %v", o, again, err)
 		}
 	})
@@ -104,6 +127,20 @@ func (s *shelf) Put(_ context.Context, name string, document []byte, revision ui
 	}
 	s.documents[name] = document
 	s.revisions[name]++
+	return nil
+}
+
+func (s *shelf) Delete(_ context.Context, name string, revision uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down != nil {
+		return s.down
+	}
+	if s.revisions[name] != revision {
+		return primary.ErrConflict
+	}
+	delete(s.documents, name)
+	s.revisions[name] = 0
 	return nil
 }
 
@@ -213,7 +250,7 @@ func TestDirectory(t *testing.T) {
 	if _, set, err := d.Lookup("acme"); err != nil || !set {
 		t.Errorf("acme: set %t, %v", set, err)
 	}
-	if o, set, err := d.Lookup("nobody"); err != nil || set || o != residency.Default("nobody") {
+	if o, set, err := d.Lookup("nobody"); err != nil || set || !cmp.Equal(o, residency.Default("nobody")) {
 		t.Errorf("nobody: %+v, set %t, %v", o, set, err)
 	}
 	f.tell(map[string][]byte{"zenith": document(t, "zenith", residency.TakeoverStrict)}, true)
@@ -244,7 +281,10 @@ func (l line) add(t *testing.T, region, primary string, s *shelf) *residency.Reg
 	s.mu.Lock()
 	f.tell(maps.Clone(s.documents), true)
 	s.mu.Unlock()
-	r, err := residency.NewRegistrar(residency.RegistrarConfig{Region: region, Primary: primary, Directory: d, Store: s, Caller: l})
+	r, err := residency.NewRegistrar(residency.RegistrarConfig{
+		Region: region, Primary: primary, Directory: d, Store: s, Caller: l,
+		Jurisdictions: residency.Jurisdictions{"eu": {"eu-central-1", "eu-west-1"}, "dub": {"eu-west-1"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,11 +384,11 @@ func TestGetAndList(t *testing.T) {
 	acme := residency.Default("acme")
 	acme.Takeover = residency.TakeoverStrict
 	want.Orgs = []residency.Org{acme}
-	want.Warnings = []string{"organization broken: version 9, this build knows version 1"}
+	want.Warnings = []string{"organization broken: version 9, this build knows up to version 2"}
 	if diff := cmp.Diff(want, reply); diff != "" || err != nil || reply.AgeMS < 0 {
 		t.Errorf("list (-want +got):\n%s%v", diff, err)
 	}
-	if reply, err = ask(residency.MethodGet, residency.GetRequest{Org: "nobody"}); err != nil || reply.Set || *reply.Org != residency.Default("nobody") {
+	if reply, err = ask(residency.MethodGet, residency.GetRequest{Org: "nobody"}); err != nil || reply.Set || !cmp.Equal(*reply.Org, residency.Default("nobody")) {
 		t.Errorf("an organization of which nothing is set: %+v, %v", reply, err)
 	}
 	if _, err = ask(residency.MethodGet, residency.GetRequest{Org: "broken"}); err == nil {

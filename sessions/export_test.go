@@ -158,7 +158,7 @@ func SilenceWhateverWasHeard() LeaseRule {
 
 // HeirIsWhoAsks has every session fall to the region that is asked.
 func HeirIsWhoAsks() LeaseRule {
-	return func(r *leaseRules) { r.heir = func(l *Lease, _, _ string) string { return l.region } }
+	return func(r *leaseRules) { r.heir = func(l *Lease, _, _ string, _ []string) string { return l.region } }
 }
 
 // KnowingBy replaces that a record is of the token's epoch.

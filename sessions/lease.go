@@ -86,7 +86,7 @@ type leaseRules struct {
 	answers         func(l *Lease, now time.Time, complete bool) LeaseFault
 	fenced          func(l *Lease, name string, now time.Time) bool
 	silence         func(l *Lease, voter, name string, now time.Time) time.Duration
-	heir            func(l *Lease, owner, session string) string
+	heir            func(l *Lease, owner, session string, among []string) string
 	knows           func(base *Record, token Stamp) bool
 	free            func(l *Lease, r *Record, from string) bool
 }
@@ -261,8 +261,9 @@ func (l *Lease) silence(voter, name string, now time.Time) time.Duration {
 }
 
 // TakesOver reports whether the region may go on with a session whose owner is out of reach, and
-// which region has to if it may not. For what the session itself has to show, see MayGoOnWith.
-func (l *Lease) TakesOver(owner, session string, now time.Time, complete bool) (fault LeaseFault, heir string) {
+// which region has to if it may not. Where regions are named, the session may be among them alone; all
+// regions have to name the same. For what the session itself has to show, see MayGoOnWith.
+func (l *Lease) TakesOver(owner, session string, now time.Time, complete bool, among ...string) (fault LeaseFault, heir string) {
 	switch {
 	case owner == l.region, l.heard[owner] == nil, !l.rules.fenced(l, owner, now):
 		return LeaseOwner, ""
@@ -275,7 +276,7 @@ func (l *Lease) TakesOver(owner, session string, now time.Time, complete bool) (
 	if !l.rules.hearsAll(l, owner, now) { // the owner may have handed it over to another region just before
 		return LeaseUnseen, ""
 	}
-	if heir = l.rules.heir(l, owner, session); heir != l.region {
+	if heir = l.rules.heir(l, owner, session, among); heir != l.region {
 		return LeaseHeir, heir
 	}
 	return LeaseHeld, heir
@@ -283,10 +284,10 @@ func (l *Lease) TakesOver(owner, session string, now time.Time, complete bool) (
 
 // heir returns the one region to which a session of another falls, so that no two take it at once, by a
 // draw that all regions make alike.
-func (l *Lease) heir(owner, session string) (heir string) {
+func (l *Lease) heir(owner, session string, among []string) (heir string) {
 	var most uint64
 	for name := range l.heard {
-		if name == owner {
+		if name == owner || len(among) > 0 && !slices.Contains(among, name) {
 			continue
 		}
 		h := fnv.New64a()

@@ -1,10 +1,12 @@
 package sessions_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/sessions"
 )
 
@@ -97,5 +99,55 @@ func TestLeaseTimes(t *testing.T) {
 	}
 	if w.fault != "" {
 		t.Error(w.fault)
+	}
+}
+
+// TestHeirIsWhereItMayBe: of those regions alone that a session may be in one goes on with it, and all agree which.
+func TestHeirIsWhereItMayBe(t *testing.T) {
+	regions := []string{"a", "b", "c", "d"}
+	leases := map[string]*sessions.Lease{}
+	for _, own := range regions {
+		leases[own] = sessions.NewLease(own, slices.DeleteFunc(slices.Clone(regions), func(r string) bool { return r == own }), time.Minute)
+	}
+	began := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	now := began
+	for ; now.Sub(began) < 10*time.Minute; now = now.Add(time.Second) {
+		lost := max(0, now.Sub(began)-5*time.Minute).Milliseconds() // for so long nobody has heard d
+		for _, from := range regions {
+			u := events.ViewHead{Region: from, At: now, Sees: map[string]int64{}}
+			for _, other := range regions {
+				if u.Sees[other] = 0; other == "d" {
+					u.Sees[other] = lost
+				}
+			}
+			for _, to := range regions {
+				if lost == 0 || (from == "d") == (to == "d") {
+					leases[to].Hear(u, now)
+				}
+			}
+		}
+		for _, lease := range leases {
+			_ = lease.Answers(now, true) // it has to be asked once a second
+		}
+	}
+	heirs := map[string]int{}
+	for i := range 64 {
+		session := fmt.Sprintf("session-%d", i)
+		for _, among := range [][]string{nil, {"b", "c", "d"}, {"b"}} {
+			var first string
+			for _, own := range regions[:3] {
+				fault, heir := leases[own].TakesOver("d", session, now, true, among...)
+				if first == "" {
+					first = heir
+				}
+				if (fault == sessions.LeaseHeld) != (heir == own) || heir != first || heir == "" || among != nil && !slices.Contains(among, heir) {
+					t.Fatalf("%s says %q, %q of %s among %v; another says %q", own, fault, heir, session, among, first)
+				}
+			}
+			heirs[fmt.Sprint(among, first)]++
+		}
+	}
+	if len(heirs) != 3+2+1 {
+		t.Errorf("drawn: %v", heirs)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/residency"
 	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -15,7 +16,7 @@ const maxFallbacks = 3
 
 // answer turns a decision into what the client will be told. It fails with *api.Error if
 // the view has lost the server meanwhile.
-func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.Decision, now time.Time) (sessions.Answer, error) {
+func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.Decision, b *residency.Bounds, now time.Time) (sessions.Answer, error) {
 	server, ok := view.Server(d.Server)
 	if !ok && d.Reason == placement.ReasonViewStale { // it began after the view was current
 		server, ok = events.Server{Server: d.Server, Region: d.Region, URL: rec.Answer.URL, AuthURL: rec.Answer.AuthURL}, true
@@ -30,7 +31,7 @@ func (s *Service) answer(view *registry.View, rec *sessions.Record, d placement.
 	a := sessions.Answer{
 		Decision: string(d.Verdict), Reason: string(d.Reason),
 		Server: server.Server, Region: server.Region, URL: server.URL, AuthURL: server.Auth(),
-		Fallbacks: s.fallbacks(view, server, rec.Session), KID: kid,
+		Fallbacks: fallbacks(view, server, rec.Session, b), KID: kid,
 	}
 	s.date(&a, rec.ExpiresAt, now)
 	if rec.Server != "" && rec.Server != d.Server {
@@ -65,17 +66,14 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// fallbacks returns ways in through other regions, nearest to the server first, each
-// through one of the region's servers, spread over the sessions.
-func (s *Service) fallbacks(view *registry.View, server events.Server, session string) []sessions.Fallback {
+// fallbacks returns ways in through other regions that may have the session, each through one of the
+// region's servers, spread over the sessions: as the organization wants them, then nearest to the server
+// first.
+func fallbacks(view *registry.View, server events.Server, session string, b *residency.Bounds) []sessions.Fallback {
 	list := []sessions.Fallback{}
-	for _, r := range view.Fallbacks(server.Region) {
-		ref, ok := view.Pick(r, placement.Draw(session, 0))
-		if !ok {
-			continue
-		}
-		if way, ok := view.Server(view.ServerID(ref)); ok {
-			list = append(list, sessions.Fallback{Region: way.Region, URL: way.Auth()})
+	for _, r := range ordered(view, b, view.Fallbacks(server.Region)) {
+		if through, ok := way(view, r, session); ok {
+			list = append(list, sessions.Fallback{Region: through.Region, URL: through.Auth()})
 		}
 		if len(list) == maxFallbacks {
 			break
@@ -85,7 +83,7 @@ func (s *Service) fallbacks(view *registry.View, server events.Server, session s
 }
 
 // reply tells the client of the record's answer.
-func reply(rec *sessions.Record, access, refresh string, now time.Time) api.TokensReply {
+func (s *Service) reply(rec *sessions.Record, access, refresh string, now time.Time) api.TokensReply {
 	a := &rec.Answer
 	r := api.TokensReply{
 		AccessToken: access, TokenType: "Bearer", ExpiresIn: secondsUntil(a.AccessExp, now),
@@ -97,12 +95,7 @@ func reply(rec *sessions.Record, access, refresh string, now time.Time) api.Toke
 	for i, f := range a.Fallbacks {
 		r.Fallbacks[i] = api.Fallback(f)
 	}
-	if r.ServerChanged {
-		r.Notice = &api.Notice{
-			Code: api.NoticeCodeServerChanged, Message: api.NoticeServerChanged,
-			SyncedWithinSeconds: int(api.SyncedWithin.Seconds()),
-		}
-	}
+	r.Notice = noticeOf(a, s.home(rec))
 	return r
 }
 
@@ -121,6 +114,9 @@ func release(rec *sessions.Record, now time.Time) *events.LockReleased {
 // releaseAgain tells the server of the record before, in whichever region, to refuse its locks.
 func (s *Service) releaseAgain(y sessions.Yield) {
 	from := y.Before.Answer
+	if !s.tellsAbroad(&y.Before, from.Home()) {
+		return
+	}
 	s.outbox.put(&events.LockReleased{
 		Version: events.Version, Region: from.Region, Server: from.Server, At: time.Now().UTC(),
 		Session: y.After.Session, Epoch: y.After.Epoch, To: y.After.Answer.Home(),

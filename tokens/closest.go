@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/berthhq/berth/events"
-	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -16,26 +15,30 @@ import (
 const candidates = 3
 
 // closest names the servers nearest to the client, one a region: by its location if known,
-// else around the region where it arrived.
-func (s *Service) closest(c call) (api.ClosestReply, error) {
+// else around the region where it arrived; for an organization, of its regions alone, its home first.
+func (s *Service) closest(c call, org string) (api.ClosestReply, error) {
 	view := s.outlook.view(s.cfg.View())
 	if view == nil {
 		return api.ClosestReply{}, unavailable("the servers are not known yet", nil)
+	}
+	o, err := s.rules(org)
+	if err != nil {
+		return api.ClosestReply{}, err
+	}
+	b, err := s.bounds(org, o.Jurisdiction)
+	if err != nil {
+		return api.ClosestReply{}, err
 	}
 	reply := api.ClosestReply{Basis: "region", Candidates: []api.Candidate{}}
 	var regions []int
 	if c.location != nil {
 		reply.Basis = "location"
-		regions = view.Closest(*c.location, candidates)
+		regions = view.Closest(*c.location, len(view.Regions))
 	} else {
 		regions = around(view, c.arrived)
 	}
-	for _, r := range regions {
-		ref, ok := view.Pick(r, placement.Draw(c.address, 0))
-		if !ok {
-			continue
-		}
-		server, ok := view.Server(view.ServerID(ref))
+	for _, r := range ordered(view, &b, regions) {
+		server, ok := way(view, r, c.address)
 		if !ok {
 			continue
 		}
@@ -47,7 +50,7 @@ func (s *Service) closest(c call) (api.ClosestReply, error) {
 		}
 	}
 	if len(reply.Candidates) == 0 {
-		return api.ClosestReply{}, noServer()
+		return api.ClosestReply{}, nowhere(view, &b)
 	}
 	first := reply.Candidates[0]
 	reply.ClosestServerID, reply.Region, reply.URL = first.ServerID, first.Region, first.URL

@@ -34,6 +34,7 @@ type output struct {
 	ContentType string `header:"Content-Type"`
 	RetryAfter  string `header:"Retry-After"`
 	ETag        string `header:"ETag"`
+	Cache       string `header:"Cache-Control"`
 	Challenge   string `header:"WWW-Authenticate"`
 	Body        []byte
 }
@@ -43,6 +44,12 @@ func describe[In, Out any](a huma.API, o operation) {
 	op := huma.Operation{
 		OperationID: o.id, Method: o.method, Path: o.path, Summary: o.summary,
 		MaxBodyBytes: api.MaxBody, SkipValidateBody: true, Responses: responses[Out](a),
+	}
+	if o.org != "" {
+		op.Parameters = []*huma.Param{{
+			Name: "org", In: o.org, Required: o.org == "path", Description: "Organization",
+			Schema: &huma.Schema{Type: huma.TypeString, Pattern: "^[a-z0-9_-]{1,64}$"},
+		}}
 	}
 	if o.method == http.MethodGet {
 		huma.Register(a, op, func(context.Context, *struct{}) (*output, error) { return nil, nil })

@@ -13,6 +13,7 @@ import (
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/residency"
 	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
@@ -33,6 +34,7 @@ type regions struct {
 	configure func(name string, c *tokens.Config)
 	made      func(s *tokens.Service)
 	registry  func(ctx context.Context, conn *jetstream.Conn, name string) error
+	sets      residency.Jurisdictions
 }
 
 func newRegions(t *testing.T, names ...string) *regions {
@@ -43,7 +45,7 @@ func newRegions(t *testing.T, names ...string) *regions {
 	}
 	for _, from := range names {
 		for _, to := range names {
-			subject := events.Subject{Kind: events.KindRPC, Service: "tokens", Jurisdiction: "global", Region: to, Method: "jwks"}.String()
+			subject := rpc("global", to, "jwks")
 			jetstreamtest.Eventually(t, 10*time.Second, to+" to be in reach of "+from, func() bool {
 				_, err := r.fleets[from].conn.Call(t.Context(), subject, nil, nil)
 				return err == nil
@@ -57,15 +59,33 @@ func newRegions(t *testing.T, names ...string) *regions {
 // first one.
 func provisionedRegions(t *testing.T, names ...string) *regions {
 	t.Helper()
+	return regionsIn(t, nil, names...)
+}
+
+// places are where regions are.
+func places() map[string]events.Location {
+	return map[string]events.Location{
+		singapore: {Lat: 1.35, Lon: 103.82}, dublin: {Lat: 53.35, Lon: -6.26}, frankfurt: {Lat: 50.11, Lon: 8.68}, virginia: {Lat: 39.04, Lon: -77.49},
+	}
+}
+
+// regionsIn are such regions, in jurisdictions.
+func regionsIn(t *testing.T, sets residency.Jurisdictions, names ...string) *regions {
+	t.Helper()
+	foreign := map[string][]string{}
+	for _, name := range names {
+		foreign[name] = sets.Foreign(name)
+	}
 	r := &regions{
-		nats: jetstreamtest.NewFleet(t, nil, names...), fleets: map[string]*fleet{}, services: map[string]*tokens.Service{}, kill: map[string]func(){},
+		sets: sets,
+		nats: jetstreamtest.NewFleet(t, foreign, names...), fleets: map[string]*fleet{}, services: map[string]*tokens.Service{}, kill: map[string]func(){},
 		registry: beat,
 	}
 	var servers []events.Server
 	for _, name := range names {
 		s, _ := healthy(t, name+"-a", name)
-		if name == singapore {
-			s.Location = events.Location{Lat: 1.35, Lon: 103.82}
+		if at, ok := places()[name]; ok {
+			s.Location = at
 		}
 		servers = append(servers, s)
 	}
@@ -74,7 +94,7 @@ func provisionedRegions(t *testing.T, names ...string) *regions {
 		edges := []jetstream.Edge{}
 		for _, other := range names {
 			if other != name {
-				edges = append(edges, jetstream.Edge{Region: other})
+				edges = append(edges, jetstream.Edge{Region: other, Jurisdictions: sets.Shared(name, other)})
 			}
 		}
 		if err := conn.Provision(t.Context(), jetstream.Topology{Edges: edges, Primary: names[0]}); err != nil {
@@ -98,6 +118,7 @@ func (r *regions) start(t *testing.T, name string, change ...func(*tokens.Config
 	f := r.fleets[name]
 	copies := f.conn.Copies(jetstream.CopiesConfig{Log: jetstreamtest.Log(t)})
 	s := f.service(func(c *tokens.Config) {
+		c.Jurisdictions = r.sets
 		c.Region, c.Copies, c.Arrivals, c.Complete, c.CaughtUp = name, copies, copies, copies.Ready, copies.CaughtUp
 		c.Edges = func() []string { return slices.Sorted(maps.Keys(r.fleets)) }
 		for _, fn := range change {
@@ -113,15 +134,17 @@ func (r *regions) start(t *testing.T, name string, change ...func(*tokens.Config
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 4)
 	cfg := jetstream.ServiceConfig{Name: "berth_tokens", Version: "1.0.0"}
-	for _, method := range tokens.Methods() {
-		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name:    method,
-			Subject: events.Subject{Kind: events.KindRPC, Service: "tokens", Jurisdiction: "global", Region: name, Method: method}.String(),
-			Handler: func(ctx context.Context, q jetstream.Request) jetstream.Reply {
-				header, data := s.Serve(ctx, method, q.Header, q.Data)
-				return jetstream.Reply{Header: header, Data: data}
-			},
-		})
+	for _, jurisdiction := range r.sets.Of(name) {
+		for _, method := range tokens.Methods() {
+			cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+				Name:    method + "-" + jurisdiction,
+				Subject: rpc(jurisdiction, name, method),
+				Handler: func(ctx context.Context, q jetstream.Request) jetstream.Reply {
+					header, data := s.Serve(ctx, method, q.Header, q.Data)
+					return jetstream.Reply{Header: header, Data: data}
+				},
+			})
+		}
 	}
 	served := make(chan struct{})
 	cfg.Started = func() { close(served) }
@@ -145,6 +168,11 @@ func (r *regions) start(t *testing.T, name string, change ...func(*tokens.Config
 		}
 	}
 	t.Cleanup(func() { r.kill[name]() })
+}
+
+// rpc returns the subject of a method of token services.
+func rpc(jurisdiction, region, method string) string {
+	return events.Subject{Kind: events.KindRPC, Service: "tokens", Jurisdiction: jurisdiction, Region: region, Method: method}.String()
 }
 
 // beat sends a region's view updates, as its registry would.

@@ -69,8 +69,10 @@ func tooLarge() *api.Error {
 // operation is one path of /v1: how it is served, and how it is described.
 type operation struct {
 	id, method, path, summary string
-	serve                     http.HandlerFunc
-	describe                  func(huma.API)
+	// org says where the name of an organization stands: "path" or "query"; empty: nowhere.
+	org      string
+	serve    http.HandlerFunc
+	describe func(huma.API)
 }
 
 // operations lists the /v1 operations.
@@ -79,8 +81,9 @@ func (s *Service) operations() []operation {
 		serve[api.TokensReply](operation{id: "login", method: http.MethodPost, path: "/v1/login", summary: "Start a session"}, s, s.serveLogin),
 		serve[api.TokensReply](operation{id: "refresh", method: http.MethodPost, path: "/v1/refresh", summary: "Redeem a refresh token: stay or move"}, s, s.serveRefresh),
 		serve[none](operation{id: "logout", method: http.MethodPost, path: "/v1/logout", summary: "End a session"}, s, s.serveLogout),
-		serve[api.ClosestReply](operation{id: "closestToMe", method: http.MethodGet, path: "/v1/closestToMe", summary: "The servers nearest to the client"}, s, s.serveClosest),
+		serve[api.ClosestReply](operation{id: "closestToMe", method: http.MethodGet, path: "/v1/closestToMe", org: "query", summary: "The servers nearest to the client"}, s, s.serveClosest),
 		serve[api.ServersReply](operation{id: "servers", method: http.MethodGet, path: "/v1/servers", summary: "The region's active servers"}, s, s.serveServers),
+		serve[api.OrgReply](operation{id: "org", method: http.MethodGet, path: "/v1/orgs/{org}", org: "path", summary: "Where an organization's sessions are"}, s, s.serveOrg),
 	}
 }
 
@@ -213,7 +216,7 @@ func (m message) write(w http.ResponseWriter) {
 		h["Content-Type"] = []string{m.kind}
 	}
 	if m.header != nil {
-		for _, name := range [...]string{"Content-Type", "Retry-After", "Etag", "Www-Authenticate"} {
+		for _, name := range [...]string{"Content-Type", "Retry-After", "Etag", "Cache-Control", "Www-Authenticate"} {
 			if v := m.header[name]; len(v) > 0 {
 				h[name] = v
 			}

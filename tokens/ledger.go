@@ -14,7 +14,7 @@ import (
 
 // Ledger reads the region's records in the order of their last writes.
 //
-// Scan calls fn, one at a time, for each record of a jurisdiction from the position from on
+// Scan calls fn, one at a time, for each record of a jurisdiction, or of AllJurisdictions, from the position from on
 // (0: the first), until fn says false. It returns the position to go on from, 0 once all were
 // read. A record that is written meanwhile comes again, at the end, so that who goes on to 0
 // misses none of those that were there at the beginning. It holds few records at a time. End
@@ -25,6 +25,9 @@ type Ledger interface {
 	Scan(ctx context.Context, jurisdiction string, from uint64, fn func(Entry) bool) (next uint64, err error)
 	End(ctx context.Context) (uint64, error)
 }
+
+// AllJurisdictions stands for any jurisdiction.
+const AllJurisdictions = "*"
 
 // Entry is one record as a Ledger reads it.
 type Entry struct {

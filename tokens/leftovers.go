@@ -86,7 +86,7 @@ func (l *leftovers) search(ctx context.Context) error {
 	}
 	for from, read := uint64(0), 0; ; {
 		full := uint64(0) // the record for which there was no room
-		next, err := l.s.cfg.Ledger.Scan(ctx, events.GlobalJurisdiction, from, func(e Entry) bool {
+		next, err := l.s.cfg.Ledger.Scan(ctx, AllJurisdictions, from, func(e Entry) bool {
 			if read++; read%readBatch == 0 && wait(ctx, readPause) != nil {
 				return false
 			}

@@ -34,6 +34,9 @@ func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req
 		if claims, err = s.claims(ctx, req.RefreshToken); err != nil {
 			return message{}, err
 		}
+		if !s.cfg.Jurisdictions.Has(claims.Jurisdiction, s.cfg.Region) { // it cannot be here
+			return message{}, s.outside(&c, claims)
+		}
 		in = claimed(claims)
 	}
 	reply, owner, err := s.refresh(ctx, c, in, req)
@@ -53,6 +56,9 @@ func (s *Service) serveRefresh(ctx context.Context, c call, _ *http.Request, req
 // refreshAt has the region redeem a token that owns its session or, if that is out of reach, takes
 // the session over.
 func (s *Service) refreshAt(ctx context.Context, c call, owner string, claims *api.RefreshClaims, req api.RefreshRequest) (message, error) {
+	if err := s.serves(claims.Org, claims.Jurisdiction, &c, claims.SessionID); err != nil {
+		return message{}, err
+	}
 	m, err := s.passOn(ctx, c, api.MethodRefresh, claims.Jurisdiction, owner, req)
 	if err == nil || !s.mayTakeOver(owner) {
 		return m, err
@@ -69,6 +75,14 @@ func (s *Service) refreshAt(ctx context.Context, c call, owner string, claims *a
 		return message{}, err
 	}
 	return s.granted(&reply)
+}
+
+// outside sends somebody on whose session is of a jurisdiction that this region is not in.
+func (s *Service) outside(c *call, claims *api.RefreshClaims) error {
+	if err := s.serves(claims.Org, claims.Jurisdiction, c, claims.SessionID); err != nil {
+		return err
+	}
+	return rulesUnknown(fmt.Errorf("region %s is not in jurisdiction %s", s.cfg.Region, claims.Jurisdiction))
 }
 
 // Bounds of a refresh request, which stands in records and events.
@@ -102,11 +116,17 @@ func (s *Service) serveLogout(ctx context.Context, c call, _ *http.Request, req 
 	if err != nil {
 		return message{}, err
 	}
+	if !s.cfg.Jurisdictions.Has(claims.Jurisdiction, s.cfg.Region) {
+		return message{}, s.outside(&c, claims)
+	}
 	owner, revoked, err := s.owner.Locate(ctx, keyOf(claims), stamp(claims))
 	if err != nil {
 		return message{}, unavailable("the session could not be read", err)
 	}
 	if owner != s.cfg.Region && !revoked {
+		if err := s.serves(claims.Org, claims.Jurisdiction, &c, claims.SessionID); err != nil {
+			return message{}, err // a record that refuses it would be one outside
+		}
 		if m, err := s.passOn(ctx, c, api.MethodLogout, claims.Jurisdiction, owner, req); err == nil {
 			return m, nil
 		}
@@ -137,8 +157,12 @@ func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
 	return nil
 }
 
-func (s *Service) serveClosest(_ context.Context, c call, _ *http.Request, _ none) (message, error) {
-	reply, err := s.closest(c)
+func (s *Service) serveClosest(_ context.Context, c call, r *http.Request, _ none) (message, error) {
+	org, err := orgOf(r)
+	if err != nil {
+		return message{}, err
+	}
+	reply, err := s.closest(c, org)
 	if err != nil {
 		return message{}, err
 	}

@@ -82,6 +82,9 @@ func (s *Service) answerPeer(ctx context.Context, kind sessions.Kind, data []byt
 	if !events.ValidToken(rec.Session) || !events.ValidToken(rec.Jurisdiction) || rec.Version > sessions.RecordVersion {
 		return sessions.Reply{}, &api.Error{Code: api.CodeInvalidRequest, Detail: fmt.Sprintf("the record of version %d names no session that can be here", rec.Version)}
 	}
+	if !s.cfg.Jurisdictions.Has(rec.Jurisdiction, s.cfg.Region) {
+		return sessions.Reply{}, &api.Error{Code: api.CodeInvalidRequest, Detail: fmt.Sprintf("region %s is not in jurisdiction %s", s.cfg.Region, rec.Jurisdiction)}
+	}
 	reply, err := s.owner.Answer(ctx, sessions.Question{Kind: kind, Record: rec}, s.admit)
 	if errors.Is(err, sessions.ErrUnavailable) || errors.Is(err, sessions.ErrDeadline) || errors.Is(err, sessions.ErrConflict) {
 		return reply, unavailable("the session could not be read or written", err)
@@ -97,6 +100,8 @@ const (
 	refusedView   = "no_view"
 	refusedServer = "server_not_up"
 	refusedLease  = "no_lease"
+	// refusedResidency: the session may not be in this region.
+	refusedResidency = "residency"
 )
 
 // admit says why a session that is offered cannot come here, empty if it can.
@@ -108,6 +113,9 @@ func (s *Service) admit(offer sessions.Record) string {
 	server, ok := view.Server(offer.Server)
 	if !ok || server.Region != s.cfg.Region || server.State != events.StateUp {
 		return refusedServer
+	}
+	if b, err := s.bounds(offer.Org, offer.Jurisdiction); err != nil || !b.Allows(s.cfg.Region) {
+		return refusedResidency
 	}
 	if s.mayAnswer(&offer) != nil { // else it could be taken over before it is answered here
 		return refusedLease

@@ -125,7 +125,7 @@ func (s *Service) conclude(ctx context.Context, r *redemption, out sessions.Outc
 	if r.unsigned != nil {
 		return api.TokensReply{}, unavailable("the tokens could not be signed", r.unsigned)
 	}
-	return reply(&out.Record, r.access, r.refresh, time.Now()), nil
+	return s.reply(&out.Record, r.access, r.refresh, time.Now()), nil
 }
 
 // signHere has an answer that another region gave signed by this one's key: equal in all that
@@ -176,7 +176,7 @@ func refreshError(err error) error {
 // again, in case the first release was lost with its sender.
 func (s *Service) afterRefresh(r *redemption, out *sessions.Outcome) {
 	rec := &out.Record
-	if rec.Answer.From.Server != "" {
+	if rec.Answer.From.Server != "" && s.tellsAbroad(rec, rec.Answer.From) {
 		s.outbox.put(release(rec, r.now))
 	}
 	if !out.Written {
@@ -308,6 +308,17 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	r.takenOver = j.TakenOver
 	r.before, r.since = rec.Epoch, r.now.Sub(rec.Answer.IssuedAt)
 	placed := r.facts(&rec)
+	b, unknown := r.s.bounds(rec.Org, rec.Jurisdiction)
+	switch {
+	case unknown != nil && j.TakenOver:
+		return sessions.Answer{}, unknown
+	case unknown != nil:
+		placed.Allowed = []string{rec.Answer.Region} // it comes to no other region than it is in
+	case j.TakenOver && !b.Allows(r.s.cfg.Region): // since it was asked for
+		return sessions.Answer{}, r.s.elsewhere(&b, r.call.arrived, rec.Session)
+	default:
+		bind(&placed, &b, r.view)
+	}
 	if j.Lost || j.TakenOver {
 		placed.Server = ""
 	}
@@ -324,10 +335,13 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 	}
 	forced := j.Verdict == sessions.Supersede && j.Fresh
 	if d.Server == "" || (d.Verdict == placement.VerdictStay && (forced || r.dead)) {
-		return sessions.Answer{}, noServer()
+		if unknown != nil {
+			return sessions.Answer{}, unknown
+		}
+		return sessions.Answer{}, nowhere(r.view, &b)
 	}
 	r.decision = d
-	a, err := r.s.answer(r.view, &rec, d, r.now)
+	a, err := r.s.answer(r.view, &rec, d, &b, r.now)
 	if err == nil && j.Verdict == sessions.Supersede && a.From.Server == "" {
 		// Whoever repeats an older token has not heard of the last answer, nor where it moved to.
 		a.From = rec.Answer.From

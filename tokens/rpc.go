@@ -2,11 +2,14 @@ package tokens
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/berthhq/berth/sessions"
@@ -82,14 +85,28 @@ func request(ctx context.Context, method string, header map[string][]string, dat
 			return nil, fmt.Errorf("unknown method %q", method)
 		}
 	}
-	r, err := http.NewRequestWithContext(ctx, route.Method, route.Path, bytes.NewReader(data))
+	canonical := http.Header{}
+	for name, values := range header {
+		canonical[http.CanonicalHeaderKey(name)] = values
+	}
+	r, err := http.NewRequestWithContext(ctx, route.Method, lookUp(route, canonical.Get(api.HeaderOrg)), bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("rebuild request: %w", err)
 	}
-	for name, values := range header {
-		r.Header[http.CanonicalHeaderKey(name)] = values
-	}
+	r.Header = canonical
 	return r, nil
+}
+
+// lookUp returns the path of a route for an organization.
+func lookUp(route api.Route, org string) string {
+	switch {
+	case route.RPC == api.MethodOrg:
+		return strings.Replace(route.Path, "{org}", url.PathEscape(cmp.Or(org, "-.-")), 1) // no name is no organization's
+	case route.RPC == api.MethodClosest && org != "":
+		return route.Path + "?org=" + url.QueryEscape(org)
+	default:
+		return route.Path
+	}
 }
 
 func (s *Service) serveStart(r *http.Request, data []byte) message {

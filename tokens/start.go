@@ -48,10 +48,21 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	if err != nil {
 		return api.TokensReply{}, err
 	}
+	o, err := s.rules(req.Org)
+	if err != nil {
+		return api.TokensReply{}, err
+	}
+	b, err := s.bounds(req.Org, o.Jurisdiction)
+	if err != nil {
+		return api.TokensReply{}, err
+	}
+	if !b.Allows(s.cfg.Region) {
+		return api.TokensReply{}, s.elsewhere(&b, c.arrived, req.Org)
+	}
 	now := time.Now()
 	rec := sessions.Record{
 		Session: newID(), Subject: req.Subject, ClientID: req.ClientID, Org: req.Org, Scope: req.Scope,
-		Claims: req.Claims, Jurisdiction: events.GlobalJurisdiction,
+		Claims: req.Claims, Jurisdiction: o.Jurisdiction,
 		StartedAt: now.UTC().Truncate(time.Second), ExpiresAt: now.Add(SessionTTL).UTC().Truncate(time.Second),
 	}
 	if rec.ClientID == "" {
@@ -62,12 +73,13 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 		return api.TokensReply{}, asError(err)
 	}
 	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: c.location, StartedAt: now}
+	bind(&pr, &b, view)
 	founded := s.decide(pr, view, now)
 	d := founded.said
 	if d.Server == "" {
-		return api.TokensReply{}, noServer()
+		return api.TokensReply{}, nowhere(view, &b)
 	}
-	answer, err := s.answer(view, &rec, d, now)
+	answer, err := s.answer(view, &rec, d, &b, now)
 	if err != nil {
 		return api.TokensReply{}, err
 	}
@@ -85,7 +97,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	if err != nil {
 		return api.TokensReply{}, unavailable("the tokens could not be signed", err)
 	}
-	return reply(&rec, access, refresh, now), nil
+	return s.reply(&rec, access, refresh, now), nil
 }
 
 func checkStart(req api.StartRequest) error {

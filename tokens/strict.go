@@ -165,10 +165,14 @@ func (s *Service) mayTakeStrictly(claims *api.RefreshClaims, owner string) (regi
 	if !s.strict(claims.Org) {
 		return s.cfg.Region, nil
 	}
+	b, err := s.bounds(claims.Org, claims.Jurisdiction)
+	if err != nil {
+		return "", err
+	}
 	x := s.strictness
 	complete := s.complete()
 	x.mu.Lock()
-	fault, heir := x.lease.TakesOver(owner, claims.SessionID, x.now(), complete)
+	fault, heir := x.lease.TakesOver(owner, claims.SessionID, x.now(), complete, b.Allowed...)
 	x.mu.Unlock()
 	switch fault {
 	case sessions.LeaseHeld:

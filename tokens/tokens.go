@@ -96,6 +96,8 @@ type Config struct {
 	Arrivals Arrivals
 	// Orgs gives organizations by name. nil: nothing is set of any.
 	Orgs Orgs
+	// Jurisdictions are the named sets of regions; nil: only the global one is known.
+	Jurisdictions residency.Jurisdictions
 	// Complete returns an error while copies of other regions' sessions are known to be missing (V17).
 	// nil: none ever are.
 	Complete func() error

@@ -47,7 +47,7 @@ func (s *Service) unrotated(ctx context.Context, r *redemption, out *sessions.Ou
 	}
 	s.tellDecision(r)
 	s.outbox.put(s.sessionEvent(&rec, events.SessionUnrotated, rec.Answer.Reason, now))
-	tokens := reply(&rec, access, "", now)
+	tokens := s.reply(&rec, access, "", now)
 	tokens.Rotated, tokens.RefreshExpiresIn = false, 0
 	return tokens, nil
 }

@@ -37,7 +37,7 @@ func newFleetSessions(t *testing.T, flags ...string) *fleetSessions {
 		t: t, lost: "eu-west-1", others: []string{"us-east-1", "ap-southeast-1"},
 		http: &http.Client{Timeout: 12 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
-	f.processes = startProcessesWith(t, flags, append([]string{f.lost}, f.others...)...)
+	f.processes = startProcessesIn(t, "", flags, append([]string{f.lost}, f.others...)...)
 	t.Cleanup(f.http.CloseIdleConnections)
 	return f
 }

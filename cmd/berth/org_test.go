@@ -21,10 +21,10 @@ func TestOrg(t *testing.T) {
 	primary, other := ready, dev.Ready{Regions: ready.Regions[1:]}
 
 	stdout, stderr, code := operatorCommand(t, other, "", "org", "get", "acme")
-	if code != 0 || !strings.Contains(stdout, "acme          available") || !strings.Contains(stderr, "nothing is set of acme") {
+	if code != 0 || !strings.Contains(stdout, "acme          available  all      none  none       global        -        -") || !strings.Contains(stderr, "nothing is set of acme") {
 		t.Errorf("before: exit code %d, %q, %q", code, stdout, stderr)
 	}
-	for _, want := range []string{"takeover of acme is strict\n", "takeover of acme was already strict\n"} {
+	for _, want := range []string{"acme: takeover available -> strict\n", "acme was already so: takeover strict, allowed all, home none, fallbacks none, jurisdiction global\n"} {
 		if stdout, stderr, code = operatorCommand(t, other, "", "org", "set", "acme", "--takeover", "strict"); code != 0 || stdout != want || stderr != "" {
 			t.Errorf("set: exit code %d, %q, %q", code, stdout, stderr)
 		}
@@ -42,7 +42,7 @@ func TestOrg(t *testing.T) {
 			t.Errorf("%+v", reply)
 		}
 		stdout, stderr, code := operatorCommand(t, at, "", "org", "list")
-		if code != 0 || stderr != "" || !strings.Contains(stdout, "acme          strict    20") ||
+		if code != 0 || stderr != "" || !strings.Contains(stdout, "acme          strict    all      none  none       global        20") ||
 			!strings.Contains(stdout, "1 organization as of "+at.Regions[0].Region+"; they are changed in eu-west-1") {
 			t.Errorf("list: exit code %d, %q, %q", code, stdout, stderr)
 		}
@@ -50,6 +50,19 @@ func TestOrg(t *testing.T) {
 	if stdout, _, code = operatorCommand(t, other, "", "org", "set", "acme", "--takeover", "available", "--json"); code != 0 || !strings.Contains(stdout, `"changed": true`) {
 		t.Errorf("set back: exit code %d, %q", code, stdout)
 	}
+	if stdout, _, code = operatorCommand(t, other, "", "org", "set", "passing", "--home", "ap-southeast-1"); code != 0 || stdout != "passing: home none -> ap-southeast-1\n" {
+		t.Errorf("set a home: exit code %d, %q", code, stdout)
+	}
+	for _, want := range []string{"passing is deleted\n", "passing was not set\n"} {
+		if stdout, stderr, code = operatorCommand(t, other, "", "org", "delete", "passing"); code != 0 || stdout != want || stderr != "" {
+			t.Errorf("delete: exit code %d, %q, %q", code, stdout, stderr)
+		}
+	}
+	jetstreamtest.Eventually(t, 5*time.Second, "the removal is known in "+other.Regions[0].Region, func() bool {
+		_, stderr, code := operatorCommand(t, other, "", "org", "get", "passing")
+		return code == 0 && strings.Contains(stderr, "nothing is set of passing")
+	})
+	importOrgs(t, other)
 
 	// More than a message of NATS holds: the list comes in pages.
 	written := manyOrgs(t, primary.Regions[0], 4500)
@@ -74,6 +87,36 @@ func TestOrg(t *testing.T) {
 	if stdout, _, code = operatorCommand(t, other, "", "org", "list"); code != 0 || !strings.Contains(stdout, "4501 organizations as of ap-southeast-1") {
 		t.Errorf("list: exit code %d", code)
 	}
+}
+
+// importOrgs changes organizations by a file, of which nothing is taken while a row is bad.
+func importOrgs(t *testing.T, at dev.Ready) {
+	t.Helper()
+	try := func(file string, wantCode int, want string, args ...string) {
+		t.Helper()
+		stdout, stderr, code := operatorCommand(t, at, file, append([]string{"org", "import", "-"}, args...)...)
+		if code != wantCode || !strings.Contains(stdout+stderr, want) {
+			t.Errorf("import: exit code %d, %q, %q; want %q", code, stdout, stderr, want)
+		}
+	}
+	const good = "org,takeover,allowed,home\nnorth,strict,,eu-west-1\nacme,available,all,none\n"
+	try("org,allowed,jurisdiction\nnorth,eu-west-1,eu\nsouth,eu-west-1,\n", 1, "line 2: organization north: jurisdiction eu is not known")
+	try(good, 0, "1 added, 0 changed, 1 unchanged (dry run: nothing was changed)", "--dry-run")
+	try(good, 0, "+ north: takeover strict, allowed all, home eu-west-1, fallbacks none, jurisdiction global\n1 added, 0 changed, 1 unchanged\n")
+	jetstreamtest.Eventually(t, 5*time.Second, "the import is known", func() bool {
+		stdout, _, _ := operatorCommand(t, at, "", "org", "list")
+		return strings.Contains(stdout, "2 organizations")
+	})
+	stdout, _, _ := operatorCommand(t, at, "", "org", "list", "--json")
+	try(stdout, 0, "0 added, 0 changed, 2 unchanged")
+	try(`[{"org":"north","home":""}]`, 0, "~ north: home eu-west-1 -> none")
+	if _, _, code := operatorCommand(t, at, "", "org", "delete", "north"); code != 0 {
+		t.Error("not deleted")
+	}
+	jetstreamtest.Eventually(t, 5*time.Second, "the removal is known", func() bool {
+		stdout, _, _ := operatorCommand(t, at, "", "org", "list")
+		return strings.Contains(stdout, "1 organization ")
+	})
 }
 
 // manyOrgs writes n organizations, which take more than a megabyte.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/berthhq/berth/cmd/internal/dev"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/residency"
 )
 
 // TestProcesses runs the main job on separate processes: a NATS server for each of three
@@ -44,12 +45,21 @@ type regionProcesses struct {
 // startProcesses runs a fleet as its operators would.
 func startProcesses(t *testing.T, regions ...string) *processes {
 	t.Helper()
-	return startProcessesWith(t, nil, regions...)
+	return startProcessesIn(t, "", nil, regions...)
 }
 
-// startProcessesWith does so with further flags of the token services.
-func startProcessesWith(t *testing.T, flags []string, regions ...string) *processes {
+// startProcessesIn runs one with a jurisdiction, as --jurisdictions has it, and with further flags of the token services;
+// organizations of a jurisdiction are changed in the first region.
+func startProcessesIn(t *testing.T, jurisdiction string, flags []string, regions ...string) *processes {
 	t.Helper()
+	var sets residency.Jurisdictions
+	if jurisdiction != "" {
+		var err error
+		if sets, err = residency.ParseJurisdictions([]string{jurisdiction}); err != nil {
+			t.Fatal(err)
+		}
+		flags = append([]string{"--jurisdictions", jurisdiction, "--primary-region", regions[0]}, flags...)
+	}
 	dir := t.TempDir()
 	program := tool(t, "nats-server")
 	hub := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{Binary: program})
@@ -74,6 +84,7 @@ func startProcessesWith(t *testing.T, flags []string, regions ...string) *proces
 		f.links[name] = jetstreamtest.NewProxy(t, hub.LeafURL())
 		nats := jetstreamtest.StartProcess(t, jetstreamtest.ProcessConfig{
 			Binary: program, Region: name, Hubs: []string{"nats-leaf://" + f.links[name].Addr()},
+			Foreign: sets.Foreign(name),
 		})
 		f.startRegion(t, dir, name, nats, users, slices.Concat(edges(name, regions), flags)...)
 		ways = append(ways, f.regions[name].way)

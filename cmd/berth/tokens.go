@@ -6,6 +6,7 @@ import (
 
 	"github.com/berthhq/berth/cmd/internal/service"
 	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/residency"
 )
 
 // tokensCmd runs a region's token service.
@@ -24,6 +25,7 @@ type tokensCmd struct {
 	Replicas      int           `placeholder:"N" help:"NATS nodes that hold each stream: 1, 3 or 5 (default: what is there, else 1)."`
 	Edges         []string      `placeholder:"a,b" help:"Other regions to exchange copies of sessions with, each as REGION or REGION=JURISDICTION+JURISDICTION; none: no region (default: what is there)."`
 	PrimaryRegion string        `placeholder:"NAME" help:"Region in which organizations and the policy are changed, the same in all regions; that region itself needs it at each start (default: where the copy here comes from; a region without edges is its own)."`
+	Jurisdictions []string      `placeholder:"NAME=a+b" help:"Named sets of regions that sessions can be bound to, the same in all regions (default: none but global, all regions)."`
 	TrustLocation bool          `help:"Believe the header X-Berth-Client-Location, which anybody can write: for development."`
 }
 
@@ -42,10 +44,14 @@ func (c *tokensCmd) Run(p *program) error {
 			return err
 		}
 	}
+	jurisdictions, err := residency.ParseJurisdictions(c.Jurisdictions)
+	if err != nil {
+		return fmt.Errorf("--jurisdictions: %w", err)
+	}
 	return service.RunTokens(p.ctx, service.TokensConfig{
 		NATS: cfg, Topology: jetstream.Topology{Replicas: c.Replicas, Edges: edges, Primary: c.PrimaryRegion}, Listen: c.Listen, Admin: c.Admin,
 		Issuer: c.Issuer, Audience: c.Audience, KeyFile: c.KeyFile, UsersFile: c.UsersFile,
-		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Policy: c.Policy, TrustLocation: c.TrustLocation, Log: p.log,
+		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Policy: c.Policy, TrustLocation: c.TrustLocation, Jurisdictions: jurisdictions, Log: p.log,
 		Ready: func(url, admin string) {
 			if admin != "" {
 				fmt.Fprintf(p.stdout, "admin on %s\n", admin)

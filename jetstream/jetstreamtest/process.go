@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -141,7 +142,7 @@ func (c *ProcessConfig) file() map[string]any {
 	}
 	if len(c.Hubs) > 0 {
 		deny := events.LeafDenials(c.Foreign)
-		leaf["remotes"] = []any{map[string]any{"urls": c.Hubs, "account": account, "deny_imports": deny, "deny_exports": deny}}
+		leaf["remotes"] = []any{map[string]any{"urls": c.Hubs, "account": account, "deny_imports": deny, "deny_exports": append(slices.Clone(deny), events.LeafExportDenials(c.Region)...)}}
 	}
 	if c.Cluster != nil {
 		file["server_name"] = c.Cluster.Node

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -63,16 +64,21 @@ func (a *Agent) passOn(route api.Route) http.Handler {
 			refuse(w, refusal)
 			return
 		}
-		session, jurisdiction := peek(route.RPC, body)
-		header := a.passedHeader(r, deadline, session)
-		answer, err := a.askFor(ctx, session, jurisdiction, route.RPC, header, body)
+		p := peek(route.RPC, body)
+		header := a.passedHeader(r, deadline, p.session)
+		if refusal := a.elsewhere(ctx, p, header); refusal != nil {
+			refuse(w, refusal)
+			return
+		}
+		answer, err := a.askFor(ctx, p.session, p.jurisdiction, route.RPC, header, body)
 		if err != nil && route.Method == http.MethodGet && ctx.Err() == nil {
-			answer, err = a.askFor(ctx, session, jurisdiction, route.RPC, header, body)
+			answer, err = a.askFor(ctx, p.session, p.jurisdiction, route.RPC, header, body)
 		}
 		if err != nil {
 			refuse(w, unavailable("the region's token services do not answer", err))
 			return
 		}
+		a.residence.answered(p.jurisdiction)
 		answer.write(w)
 	})
 }
@@ -113,6 +119,9 @@ func (a *Agent) passedHeader(r *http.Request, deadline time.Time, session string
 	if floor := a.sessions.floor(session); floor.Number > 0 {
 		h.Set(api.HeaderFloor, fmt.Sprintf("%d.%s", floor.Number, floor.Region))
 	}
+	if org := cmp.Or(r.PathValue("org"), r.URL.Query().Get("org")); events.ValidToken(org) {
+		h.Set(api.HeaderOrg, org)
+	}
 	return h
 }
 
@@ -125,10 +134,13 @@ func peerAddress(r *http.Request) string {
 	return host
 }
 
+// peeked is what a request says of its session.
+type peeked struct{ session, jurisdiction, org string }
+
 // peek looks into the refresh token of a request, without verification: the answer rests with
 // the token service that verifies it. A request without one is of no session and of the
 // global jurisdiction.
-func peek(method string, body []byte) (session, jurisdiction string) {
+func peek(method string, body []byte) peeked {
 	var token string
 	switch method {
 	case api.MethodRefresh, api.MethodLogout:
@@ -148,6 +160,7 @@ func peek(method string, body []byte) (session, jurisdiction string) {
 	var claims struct {
 		SessionID    string `json:"sid"`
 		Jurisdiction string `json:"jurisdiction"`
+		Org          string `json:"org"`
 	}
 	if parts := strings.Split(token, "."); len(parts) == 3 {
 		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil {
@@ -157,7 +170,10 @@ func peek(method string, body []byte) (session, jurisdiction string) {
 	if !events.ValidToken(claims.Jurisdiction) {
 		claims.Jurisdiction = events.GlobalJurisdiction
 	}
-	return claims.SessionID, claims.Jurisdiction
+	if !events.ValidToken(claims.Org) {
+		claims.Org = ""
+	}
+	return peeked{claims.SessionID, claims.Jurisdiction, claims.Org}
 }
 
 // answer is a token service's reply.

@@ -158,6 +158,8 @@ type Agent struct {
 	keys     *publicKeys
 	cache    *tokenCache
 	sessions *sessionTable
+	// residence is which jurisdictions are served in the region.
+	residence residence
 	// instances are the token services of the region.
 	instances *instances
 	meter     *meter

@@ -29,6 +29,11 @@ func (a *Agent) StartSession(ctx context.Context, req api.StartRequest) (api.Tok
 	header.Set("Content-Type", "application/json")
 	header.Set(api.HeaderDeadline, deadline.UTC().Format(time.RFC3339Nano))
 	header.Set(api.HeaderArrived, a.cfg.Region)
+	if events.ValidToken(req.Org) {
+		if refusal := a.mayBegin(ctx, req.Org, header); refusal != nil {
+			return api.TokensReply{}, refusal
+		}
+	}
 	got, err := a.askTokens(ctx, events.GlobalJurisdiction, api.MethodStart, header, body)
 	if err != nil {
 		return api.TokensReply{}, unavailable("the region's token services do not answer", err)

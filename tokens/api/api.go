@@ -10,6 +10,12 @@ import "time"
 // NoticeServerChanged is what a user is told when the session moved to another server.
 const NoticeServerChanged = "Your primary server has changed. Any missing data will be synced within 5 minutes."
 
+// NoticeTemporaryRegion is what a user is told whose session is outside of the organization's home region.
+const NoticeTemporaryRegion = "Your home region is taking a short break, so you are connected to another one. Your work is safe: any missing data will be synced within 5 minutes, and you will be taken back once your home region is available again."
+
+// NoticeHomeRegionRestored is what a user is told whose session is back in the home region.
+const NoticeHomeRegionRestored = "You are back in your home region. Any missing data will be synced within 5 minutes."
+
 // Codes of Notice.
 const (
 	NoticeCodeServerChanged      = "server_changed"
@@ -17,7 +23,7 @@ const (
 	NoticeCodeHomeRegionRestored = "home_region_restored"
 )
 
-// SyncedWithin is the bound that NoticeServerChanged names.
+// SyncedWithin is the bound that the notices name.
 const SyncedWithin = 5 * time.Minute
 
 // LoginRequest asks for a new session, by a name of the users file or an upstream ID token.
@@ -117,6 +123,18 @@ type ClosestReply struct {
 type ServersReply struct {
 	Region  string   `json:"region"`
 	Servers []Server `json:"servers"`
+}
+
+// OrgReply says where an organization's sessions are. An organization of which nothing is set, or that
+// nobody knows, has all regions, the closest as its home.
+type OrgReply struct {
+	HomeRegion     string   `json:"homeRegion,omitempty" doc:"where sessions are while it can take them"`
+	AllowedRegions []string `json:"allowedRegions" doc:"where sessions may be"`
+	// URL is of a region that takes sessions now; empty: none of the allowed ones does.
+	URL string `json:"url,omitempty" doc:"base URL of the token paths to log in at"`
+	// Region is the one that URL leads to.
+	Region          string   `json:"region,omitempty" doc:"region of that URL"`
+	FallbackRegions []string `json:"fallbackRegions" doc:"other regions that take sessions now, best first"`
 }
 
 // Problem is an error as RFC 9457 application/problem+json.

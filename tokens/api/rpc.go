@@ -11,6 +11,7 @@ const (
 	MethodRefresh  = "refresh"
 	MethodLogout   = "logout"
 	MethodServers  = "servers"
+	MethodOrg      = "org"
 	MethodToken    = "token"
 	MethodRevoke   = "revoke"
 	MethodMetadata = "metadata"
@@ -30,6 +31,7 @@ func Routes() []Route {
 		{MethodRefresh, "POST", "/v1/refresh"},
 		{MethodLogout, "POST", "/v1/logout"},
 		{MethodServers, "GET", "/v1/servers"},
+		{MethodOrg, "GET", "/v1/orgs/{org}"},
 		{MethodToken, "POST", "/oauth/token"},
 		{MethodRevoke, "POST", "/oauth/revoke"},
 		{MethodMetadata, "GET", "/.well-known/oauth-authorization-server"},
@@ -55,6 +57,8 @@ const (
 	// HeaderInstance is the token service that gave a reply. What remembers sessions, such as
 	// MethodRefresh, can be asked of it alone: InstanceSubject.
 	HeaderInstance = "Berth-Instance"
+	// HeaderOrg is the organization that a look-up is for: the path of MethodOrg, the query of MethodClosest.
+	HeaderOrg = "Berth-Org"
 	// HeaderArrived is the region where the client's request arrived.
 	HeaderArrived = "Berth-Arrived"
 )

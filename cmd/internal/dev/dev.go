@@ -12,11 +12,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/service"
 	"github.com/berthhq/berth/jetstream/embedded"
 	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/residency"
 )
 
 // Config says what fleet to run.
@@ -25,6 +28,8 @@ type Config struct {
 	Regions []string
 	// Servers is how many demo servers a region has, 1 to 50.
 	Servers int
+	// Jurisdictions are the named sets of regions that sessions can be bound to.
+	Jurisdictions residency.Jurisdictions
 	// BasePort is the first port: the front's. 0: any free ports.
 	BasePort int
 	// Dir keeps the state. Empty: a temporary directory, removed at the end.
@@ -55,6 +60,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("servers %d: want 1 to %d", c.Servers, maxServers)
 	case c.BasePort < 0 || c.BasePort+c.ports() > 65_536:
 		return fmt.Errorf("base port %d: want 0, or a port with room for %d", c.BasePort, c.ports())
+	case c.jurisdictionFault() != nil:
+		return c.jurisdictionFault()
 	case c.Restart < 0:
 		return fmt.Errorf("restart %s: want at least 0", c.Restart)
 	case c.Drain < 0 || c.Drain > registry.MaxDrain:
@@ -63,6 +70,18 @@ func (c *Config) validate() error {
 		// Said now, not once the whole fleet is up.
 		if info, err := os.Stat(filepath.Dir(c.ReadyFile)); err != nil || !info.IsDir() {
 			return fmt.Errorf("ready file %s: its directory does not exist", c.ReadyFile)
+		}
+	}
+	return nil
+}
+
+// jurisdictionFault returns the first region of a jurisdiction that is not run.
+func (c *Config) jurisdictionFault() error {
+	for name, regions := range c.Jurisdictions {
+		for _, region := range regions {
+			if !slices.Contains(c.Regions, region) {
+				return fmt.Errorf("--jurisdictions: jurisdiction %s: region %s is none of %s", name, region, strings.Join(c.Regions, ", "))
+			}
 		}
 	}
 	return nil

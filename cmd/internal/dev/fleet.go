@@ -32,7 +32,7 @@ func (f *fleet) startNATS(ctx context.Context) (*embedded.Hub, error) {
 	for i, p := range f.places {
 		nats, err := embedded.NewRegion(embedded.RegionConfig{
 			Region: p.name, Port: f.cfg.regionPort(i, offsetNATS), Hubs: hubs, Log: f.cfg.Log,
-			StoreDir: filepath.Join(f.dir, p.name), MaxStore: maxStore, MaxMemory: maxMemory,
+			StoreDir: filepath.Join(f.dir, p.name), MaxStore: maxStore, MaxMemory: maxMemory, Foreign: f.cfg.Jurisdictions.Foreign(p.name),
 		})
 		if err != nil {
 			return hub, err
@@ -125,7 +125,7 @@ func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) err
 			return service.RunTokens(inner, service.TokensConfig{
 				NATS: connect, Topology: topology, Listen: f.cfg.address(f.cfg.regionPort(i, offsetTokens)),
 				Admin: f.cfg.address(f.cfg.regionPort(i, offsetTokensAdmin)), Issuer: service.URL(f.front),
-				KeyFile: key, UsersFile: f.users, TrustLocation: true,
+				KeyFile: key, UsersFile: f.users, TrustLocation: true, Jurisdictions: f.cfg.Jurisdictions,
 				Ready: func(url, admin string) { r.admin = admin; tokensReady <- url }, Log: f.cfg.Log,
 			})
 		})
@@ -155,7 +155,7 @@ func (f *fleet) edges(own string) []jetstream.Edge {
 	edges := []jetstream.Edge{}
 	for _, p := range f.places {
 		if p.name != own {
-			edges = append(edges, jetstream.Edge{Region: p.name})
+			edges = append(edges, jetstream.Edge{Region: p.name, Jurisdictions: f.cfg.Jurisdictions.Shared(own, p.name)})
 		}
 	}
 	return edges

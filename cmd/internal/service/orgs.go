@@ -23,6 +23,7 @@ func newOrganizations(ctx context.Context, conn *jetstream.Conn, c *TokensConfig
 	directory := residency.NewDirectory(documents, c.Log)
 	registrar, err := residency.NewRegistrar(residency.RegistrarConfig{
 		Region: conn.Region(), Primary: home, Directory: directory, Store: documents, Caller: conn.DocumentsCaller(),
+		Jurisdictions: c.Jurisdictions, Log: c.Log,
 	})
 	return organizations{directory, registrar}, err
 }

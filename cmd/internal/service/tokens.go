@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/registry"
+	"github.com/berthhq/berth/residency"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -42,6 +44,8 @@ type TokensConfig struct {
 	ViewBound time.Duration
 	// TrustLocation honours the client's own word of where it is: for dev only.
 	TrustLocation bool
+	// Jurisdictions are the named sets of regions, the same in all of them.
+	Jurisdictions residency.Jurisdictions
 	// Ready is called with the URLs of both listeners once the service can answer.
 	Ready func(url, admin string)
 	Log   *slog.Logger
@@ -68,7 +72,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	}
 	defer func() { _ = l.Close() }() // closed already where it was served
 	c.NATS.Role = "tokens"
-	conn, err := connect(ctx, c.NATS, c.Topology)
+	conn, err := c.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -120,6 +124,33 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	err = c.serve(outer, conn, l, service, cfg.Instance, admin{ready: ready, view: servers.View, fresh: servers.Fresh, metrics: metrics})
 	stopInner()
 	return errors.Join(err, base.Wait())
+}
+
+// connect connects, and makes the streams.
+func (c *TokensConfig) connect(ctx context.Context) (conn *jetstream.Conn, err error) {
+	if c.Topology.Edges, err = c.edges(); err != nil {
+		return nil, err
+	}
+	return connect(ctx, c.NATS, c.Topology)
+}
+
+// edges returns the edges with their jurisdictions: where none are said, all that both regions are in.
+func (c *TokensConfig) edges() ([]jetstream.Edge, error) {
+	list := slices.Clone(c.Topology.Edges)
+	for i := range list {
+		e := &list[i]
+		if len(e.Jurisdictions) == 0 {
+			e.Jurisdictions = c.Jurisdictions.Shared(c.NATS.Region, e.Region)
+		}
+		for _, j := range e.Jurisdictions {
+			for _, region := range []string{c.NATS.Region, e.Region} {
+				if !c.Jurisdictions.Has(j, region) {
+					return nil, fmt.Errorf("configure tokens: edge %s: region %s is not in jurisdiction %s: see --jurisdictions", e.Region, region, j)
+				}
+			}
+		}
+	}
+	return list, nil
 }
 
 // edges returns what tells the regions that copies flow from, nil where there are none: what
@@ -194,7 +225,7 @@ func (c *TokensConfig) tokens(keys tokens.Signer, users *tokens.Users) tokens.Co
 	return tokens.Config{
 		Region: c.NATS.Region, Issuer: c.Issuer, Audience: cmp.Or(c.Audience, c.Issuer),
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Keys: keys, Users: users,
-		TrustLocation: c.TrustLocation, Log: c.Log,
+		TrustLocation: c.TrustLocation, Jurisdictions: c.Jurisdictions, Log: c.Log,
 	}
 }
 
@@ -203,20 +234,30 @@ func (c *TokensConfig) endpoints(service *tokens.Service, instance string) jetst
 	cfg := jetstream.ServiceConfig{
 		Name: "berth_tokens", Version: "1.0.0", Description: fmt.Sprintf("Token service of region %s", c.NATS.Region),
 	}
-	for _, method := range tokens.Methods() {
-		handler := func(ctx context.Context, r jetstream.Request) jetstream.Reply {
-			header, data := service.Serve(ctx, method, r.Header, r.Data)
-			return jetstream.Reply{Header: header, Data: data}
-		}
-		subject := TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method)
-		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{Name: method, Subject: subject, Handler: handler})
-		if api.Affine(method) {
-			cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-				Name: method + "-here", Subject: api.InstanceSubject(subject, instance), Every: true, Handler: handler,
-			})
+	for _, jurisdiction := range c.Jurisdictions.Of(c.NATS.Region) {
+		for _, method := range tokens.Methods() {
+			handler := func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+				header, data := service.Serve(ctx, method, r.Header, r.Data)
+				return jetstream.Reply{Header: header, Data: data}
+			}
+			subject, name := TokensMethod(jurisdiction, c.NATS.Region, method), endpointName(method, jurisdiction)
+			cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{Name: name, Subject: subject, Handler: handler})
+			if api.Affine(method) {
+				cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+					Name: name + "-here", Subject: api.InstanceSubject(subject, instance), Every: true, Handler: handler,
+				})
+			}
 		}
 	}
 	return cfg
+}
+
+// endpointName returns the name of a method's endpoint in a jurisdiction.
+func endpointName(method, jurisdiction string) string {
+	if jurisdiction == events.GlobalJurisdiction {
+		return method
+	}
+	return method + "-" + jurisdiction
 }
 
 // maxOperators is how many requests of operators a token service handles at once; others wait, and
@@ -229,14 +270,16 @@ func (c *TokensConfig) operatorEndpoints(service *tokens.Service) jetstream.Serv
 		Name: "berth_sessions", Version: "1.0.0", Description: fmt.Sprintf("Sessions of region %s, for operators", c.NATS.Region),
 		Concurrency: maxOperators,
 	}
-	for _, method := range tokens.OperatorMethods() {
-		cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
-			Name: method, Subject: TokensMethod(events.GlobalJurisdiction, c.NATS.Region, method),
-			Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
-				header, data := service.ServeOperator(ctx, events.GlobalJurisdiction, method, r.Header, r.Data)
-				return jetstream.Reply{Header: header, Data: data}
-			},
-		})
+	for _, jurisdiction := range c.Jurisdictions.Of(c.NATS.Region) {
+		for _, method := range tokens.OperatorMethods() {
+			cfg.Endpoints = append(cfg.Endpoints, jetstream.Endpoint{
+				Name: endpointName(method, jurisdiction), Subject: TokensMethod(jurisdiction, c.NATS.Region, method),
+				Handler: func(ctx context.Context, r jetstream.Request) jetstream.Reply {
+					header, data := service.ServeOperator(ctx, jurisdiction, method, r.Header, r.Data)
+					return jetstream.Reply{Header: header, Data: data}
+				},
+			})
+		}
 	}
 	return cfg
 }
