@@ -463,6 +463,9 @@ func TestNothingLeavesItsJurisdiction(t *testing.T) {
 	if p.Server == nil || p.Server.Region == virginia {
 		t.Errorf("sent to %+v", p.Server)
 	}
+	jetstreamtest.Eventually(t, 10*time.Second, "the key of the other region to be known", func() bool {
+		return r.services[dublin].Admit(t.Context(), next.RefreshToken) == nil
+	})
 	r.kill[frankfurt]()
 	r.nats.Links[frankfurt].Cut()
 	var taken api.TokensReply
