@@ -108,6 +108,9 @@ type Reply struct {
 	Orgs []Org `json:"orgs,omitempty"`
 	// Next is the name after which the next page begins. Empty: this was the last.
 	Next string `json:"next,omitempty"`
+	// Jurisdictions are those that organizations can have besides the global one, with their regions. Set of
+	// MethodGet and MethodList.
+	Jurisdictions Jurisdictions `json:"jurisdictions,omitempty"`
 	// Warnings are what an operator should know.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -238,8 +241,8 @@ func (r *Registrar) change(ctx context.Context, q SetRequest, now time.Time) (Re
 		return Reply{}, err
 	}
 	if before := reply.Before; before != nil && before.Jurisdiction != reply.Org.Jurisdiction {
-		reply.Warnings = append(reply.Warnings, fmt.Sprintf("sessions of %s that have begun keep their copies in jurisdiction %s until they end; to have none there any more, end them: berth sessions revoke --org %s",
-			q.Org, before.Jurisdiction, q.Org))
+		reply.Warnings = append(reply.Warnings, fmt.Sprintf("sessions of %s that have begun keep their copies in jurisdiction %s until they end; to have none there any more, end them: berth sessions revoke --org %s --jurisdiction %s",
+			q.Org, before.Jurisdiction, q.Org, before.Jurisdiction))
 	}
 	if reply.Changed && !q.Check {
 		r.log.LogAttrs(ctx, slog.LevelInfo, "organization is changed", slog.String("org", q.Org), slog.String("by", q.By))
@@ -356,7 +359,7 @@ func sizeOf(v any) int {
 }
 
 func (r *Registrar) reply(now time.Time) Reply {
-	reply := Reply{Region: r.seat.Region, Primary: r.seat.Primary}
+	reply := Reply{Region: r.seat.Region, Primary: r.seat.Primary, Jurisdictions: r.sets}
 	var warning string
 	if reply.AgeMS, warning = r.seat.Age(r.directory.Current(), now); warning != "" {
 		reply.Warnings = append(reply.Warnings, warning)
