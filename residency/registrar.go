@@ -98,8 +98,8 @@ type Reply struct {
 	Primary string `json:"primary,omitempty"`
 	// AgeMS is how old the copy may be; -1: that is not known.
 	AgeMS int64 `json:"age_ms"`
-	// Org is the one that was asked for or changed, Before what held until then where that was something
-	// else; Changed says that it was changed, or would be, Set that it has a document.
+	// Org is the one that was asked for or changed, Before the document that it had until then where that was
+	// another; Changed says that it was changed, or would be, Set that it has a document.
 	Org     *Org `json:"org,omitempty"`
 	Before  *Org `json:"before,omitempty"`
 	Changed bool `json:"changed,omitempty"`
@@ -108,6 +108,9 @@ type Reply struct {
 	Orgs []Org `json:"orgs,omitempty"`
 	// Next is the name after which the next page begins. Empty: this was the last.
 	Next string `json:"next,omitempty"`
+	// Jurisdictions are those that organizations can have besides the global one, with their regions. Set of
+	// MethodGet and MethodList.
+	Jurisdictions Jurisdictions `json:"jurisdictions,omitempty"`
 	// Warnings are what an operator should know.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -187,15 +190,22 @@ func (r *Registrar) Set(ctx context.Context, q SetRequest) (Reply, error) {
 	if !events.ValidToken(q.Org) {
 		return Reply{}, primary.Refuse(http.StatusBadRequest, "organization %q: want 1 to %d of a-z 0-9 - _", q.Org, events.MaxToken)
 	}
-	here, err := r.seat.Here(q.Via)
-	switch {
-	case err != nil:
-		return Reply{}, err
-	case !here:
-		q.Via = r.seat.Region
-		return primary.Pass[Reply](ctx, &r.seat, MethodSet, q)
+	if reply, done, err := elsewhere(ctx, r, MethodSet, &q, &q.Via); done {
+		return reply, err
 	}
 	return r.change(ctx, q, time.Now())
+}
+
+// elsewhere has the primary region do what a request asks, if this is another one; via is the request's. Not done: it is to
+// be done here.
+func elsewhere[Q any](ctx context.Context, r *Registrar, method string, q *Q, via *string) (reply Reply, done bool, err error) {
+	here, err := r.seat.Here(*via)
+	if err != nil || here {
+		return Reply{}, err != nil, err
+	}
+	*via = r.seat.Region
+	reply, err = primary.Pass[Reply](ctx, &r.seat, method, q)
+	return reply, true, err
 }
 
 // Subject returns the subject of a method in a region.
@@ -204,6 +214,7 @@ func Subject(region, method string) string { return primary.Subject(Service, reg
 // change writes the document.
 func (r *Registrar) change(ctx context.Context, q SetRequest, now time.Time) (Reply, error) {
 	reply := Reply{Region: r.seat.Region, Primary: r.seat.Primary, Set: true}
+	var was Org
 	err := r.seat.Change(ctx, q.Org, func(document []byte) (next []byte, err error) {
 		org := Default(q.Org)
 		if document != nil {
@@ -221,7 +232,9 @@ func (r *Registrar) change(ctx context.Context, q SetRequest, now time.Time) (Re
 		if !reply.Changed {
 			return nil, nil
 		}
-		reply.Before = &before
+		if was = before; document != nil {
+			reply.Before = &before
+		}
 		if err := r.sets.Fit(org); err != nil && !sameBounds(org, before) {
 			return nil, primary.Refuse(http.StatusBadRequest, "%v", err)
 		}
@@ -237,9 +250,9 @@ func (r *Registrar) change(ctx context.Context, q SetRequest, now time.Time) (Re
 	if err != nil {
 		return Reply{}, err
 	}
-	if before := reply.Before; before != nil && before.Jurisdiction != reply.Org.Jurisdiction {
-		reply.Warnings = append(reply.Warnings, fmt.Sprintf("sessions of %s that have begun keep their copies in jurisdiction %s until they end; to have none there any more, end them: berth sessions revoke --org %s",
-			q.Org, before.Jurisdiction, q.Org))
+	if reply.Changed && was.Jurisdiction != reply.Org.Jurisdiction {
+		reply.Warnings = append(reply.Warnings, fmt.Sprintf("sessions of %s that have begun keep their copies in jurisdiction %s until they end; to have none there any more, end them: berth sessions revoke --org %s --jurisdiction %s",
+			q.Org, was.Jurisdiction, q.Org, was.Jurisdiction))
 	}
 	if reply.Changed && !q.Check {
 		r.log.LogAttrs(ctx, slog.LevelInfo, "organization is changed", slog.String("org", q.Org), slog.String("by", q.By))
@@ -259,13 +272,8 @@ func (r *Registrar) Delete(ctx context.Context, q DeleteRequest) (Reply, error) 
 	if !events.ValidToken(q.Org) {
 		return Reply{}, primary.Refuse(http.StatusBadRequest, "organization %q: want 1 to %d of a-z 0-9 - _", q.Org, events.MaxToken)
 	}
-	here, err := r.seat.Here(q.Via)
-	switch {
-	case err != nil:
-		return Reply{}, err
-	case !here:
-		q.Via = r.seat.Region
-		return primary.Pass[Reply](ctx, &r.seat, MethodDelete, q)
+	if reply, done, err := elsewhere(ctx, r, MethodDelete, &q, &q.Via); done {
+		return reply, err
 	}
 	defaults := Default(q.Org)
 	reply := Reply{Region: r.seat.Region, Primary: r.seat.Primary, Org: &defaults}
@@ -356,7 +364,7 @@ func sizeOf(v any) int {
 }
 
 func (r *Registrar) reply(now time.Time) Reply {
-	reply := Reply{Region: r.seat.Region, Primary: r.seat.Primary}
+	reply := Reply{Region: r.seat.Region, Primary: r.seat.Primary, Jurisdictions: r.sets}
 	var warning string
 	if reply.AgeMS, warning = r.seat.Age(r.directory.Current(), now); warning != "" {
 		reply.Warnings = append(reply.Warnings, warning)

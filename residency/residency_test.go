@@ -283,13 +283,17 @@ func (l line) add(t *testing.T, region, primary string, s *shelf) *residency.Reg
 	s.mu.Unlock()
 	r, err := residency.NewRegistrar(residency.RegistrarConfig{
 		Region: region, Primary: primary, Directory: d, Store: s, Caller: l,
-		Jurisdictions: residency.Jurisdictions{"eu": {"eu-central-1", "eu-west-1"}, "dub": {"eu-west-1"}},
+		Jurisdictions: jurisdictions(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l[region] = r
 	return r
+}
+
+func jurisdictions() residency.Jurisdictions {
+	return residency.Jurisdictions{"eu": {"eu-central-1", "eu-west-1"}, "dub": {"eu-west-1"}}
 }
 
 func set(r *residency.Registrar, org string, how residency.Takeover) (residency.Reply, error) {
@@ -380,7 +384,7 @@ func TestGetAndList(t *testing.T) {
 		return reply, err
 	}
 	reply, err := ask(residency.MethodList, struct{}{})
-	want := residency.Reply{Region: "ap-southeast-1", Primary: "eu-west-1", AgeMS: reply.AgeMS}
+	want := residency.Reply{Region: "ap-southeast-1", Primary: "eu-west-1", AgeMS: reply.AgeMS, Jurisdictions: jurisdictions()}
 	acme := residency.Default("acme")
 	acme.Takeover = residency.TakeoverStrict
 	want.Orgs = []residency.Org{acme}

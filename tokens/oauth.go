@@ -84,6 +84,9 @@ func writeOAuth(w http.ResponseWriter, m message) {
 		if retry := m.header.Get("Retry-After"); retry != "" && status == http.StatusServiceUnavailable {
 			w.Header().Set("Retry-After", retry)
 		}
+		if status == http.StatusMisdirectedRequest {
+			p.Title = p.Detail // which says where to go
+		}
 		writeOAuthError(w, status, oauthError{Error: name, Description: p.Title, Code: p.Code})
 		return
 	}
@@ -108,6 +111,8 @@ func oauthCode(code api.Code, status int) (int, string) {
 		return http.StatusBadRequest, "invalid_grant"
 	case api.CodeInvalidRequest, api.CodeTooLarge:
 		return http.StatusBadRequest, "invalid_request"
+	case api.CodeLockedElsewhere:
+		return http.StatusMisdirectedRequest, "invalid_request"
 	default:
 		if status != http.StatusTooManyRequests {
 			status = http.StatusServiceUnavailable

@@ -16,6 +16,7 @@ import (
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
+	"github.com/berthhq/berth/placement"
 	"github.com/berthhq/berth/residency"
 	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens"
@@ -335,6 +336,12 @@ func TestOutlawedSession(t *testing.T) {
 			t.Errorf("%s: sent to %+v", path, p.Server)
 		}
 	}
+	w := httptest.NewRecorder()
+	form := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/oauth/token", strings.NewReader("grant_type=refresh_token&refresh_token="+next.RefreshToken))
+	form.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if there.Handler().ServeHTTP(w, form); w.Code != 421 || !strings.Contains(w.Body.String(), "go to region "+singapore) {
+		t.Errorf("OAuth: %d %s", w.Code, w.Body)
+	}
 	r.kill[singapore]()
 	r.nats.Links[singapore].Cut()
 	deadline := time.Now().Add(7 * time.Second) // an owner that is not heard for 5 s may be taken over from
@@ -496,5 +503,50 @@ func TestNothingLeavesItsJurisdiction(t *testing.T) {
 				t.Errorf("%s holds %s: %s", name, m.Subject, m.Data)
 			}
 		}
+	}
+}
+
+// restless never waits between two moves.
+type restless struct{}
+
+func (restless) For(string) placement.Policy { return placement.Policy{Cooldown: time.Nanosecond} }
+
+// TestHomeIsLeftAndRestored: a session goes to the fallback that its organization has chosen while its home region has no server,
+// and back when it has; its user is told of both.
+func TestHomeIsLeftAndRestored(t *testing.T) {
+	t.Parallel()
+	acme := residency.Default("acme")
+	acme.Home, acme.Fallbacks = dublin, []string{virginia}
+	r := provisionedRegions(t, dublin, frankfurt, virginia)
+	orgs := &fixedOrgs{orgs: map[string]residency.Org{"acme": acme}}
+	r.configure = func(_ string, c *tokens.Config) { c.Orgs, c.Policies = orgs, restless{} }
+	all := worldly(t)
+	for _, name := range []string{dublin, frankfurt, virginia} {
+		r.fleets[name].set(all...)
+		r.start(t, name)
+	}
+	jetstreamtest.Eventually(t, 10*time.Second, "the regions in reach", func() bool {
+		_, there := r.fleets[dublin].conn.Call(t.Context(), rpc("global", virginia, "jwks"), nil, nil)
+		_, back := r.fleets[virginia].conn.Call(t.Context(), rpc("global", dublin, "jwks"), nil, nil)
+		return there == nil && back == nil
+	})
+	session, p, _ := starting(t, r.services[dublin], "acme")
+	if session.Server.Region != dublin || len(session.Fallbacks) != 2 || session.Fallbacks[0].Region != virginia {
+		t.Fatalf("%+v, %+v", session, p)
+	}
+	see := func(list []events.Server) {
+		for _, f := range r.fleets {
+			f.set(list...)
+		}
+	}
+	see(without(all, dublin))
+	away := granted(t, r.services[dublin], "/v1/refresh", api.RefreshRequest{RefreshToken: session.RefreshToken})
+	if away.Server.Region != virginia || away.Notice == nil || away.Notice.Code != api.NoticeCodeTemporaryRegion || away.Notice.Message != api.NoticeTemporaryRegion {
+		t.Fatalf("%s %s to %+v, notice %+v", away.Decision, away.Reason, away.Server, away.Notice)
+	}
+	see(all)
+	back := granted(t, r.services[virginia], "/v1/refresh", api.RefreshRequest{RefreshToken: away.RefreshToken})
+	if back.Server.Region != dublin || back.Reason != "home_restored" || back.Notice == nil || back.Notice.Code != api.NoticeCodeHomeRegionRestored {
+		t.Fatalf("%s %s to %+v, notice %+v", back.Decision, back.Reason, back.Server, back.Notice)
 	}
 }

@@ -88,10 +88,11 @@ func (c *orgSetCmd) Run(p *program) error {
 			_, err := fmt.Fprintf(p.stdout, "%s was already so: %s\n", c.Org, describeOrg(*reply.Org))
 			return err
 		}
-		if reply.Before == nil {
-			reply.Before = reply.Org // an older build does not say
+		before := residency.Default(c.Org)
+		if reply.Before != nil {
+			before = *reply.Before
 		}
-		_, err := fmt.Fprintf(p.stdout, "%s: %s\n", c.Org, cmp.Or(orgDiff(*reply.Before, *reply.Org), "set to the defaults"))
+		_, err := fmt.Fprintf(p.stdout, "%s: %s\n", c.Org, cmp.Or(orgDiff(before, *reply.Org), "set to the defaults"))
 		return err
 	})
 }

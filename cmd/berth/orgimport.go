@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berthhq/berth/primary"
 	"github.com/berthhq/berth/residency"
@@ -42,6 +45,8 @@ type orgImport struct {
 	Changed   int         `json:"changed"`
 	Unchanged int         `json:"unchanged"`
 	Changes   []orgChange `json:"changes"`
+
+	warnings []string
 }
 
 // Run reads the file, checks it, and asks for each change.
@@ -51,18 +56,11 @@ func (c *orgImportCmd) Run(p *program) error {
 		return err
 	}
 	return reachOrgs(p, c.natsFlags, func(o orgs) error {
-		known, err := o.all(p.ctx)
-		if err != nil {
-			return err
-		}
-		plan, err := planImport(rows, known.Orgs)
+		plan, err := o.plan(p, rows)
 		if err != nil {
 			return fmt.Errorf("%s: %w; nothing was changed", c.File, err)
 		}
 		plan.DryRun = c.DryRun
-		if err := o.check(p, plan.Changes); err != nil {
-			return fmt.Errorf("%s: %w; nothing was changed", c.File, err)
-		}
 		if !c.DryRun {
 			if err := o.change(p, plan.Changes); err != nil {
 				return err
@@ -71,7 +69,7 @@ func (c *orgImportCmd) Run(p *program) error {
 		if err := plan.print(p, c.JSON); err != nil {
 			return err
 		}
-		return warn(p, known.Warnings)
+		return warn(p, plan.warnings)
 	})
 }
 
@@ -99,56 +97,62 @@ func (c *orgImportCmd) read(p *program) ([]orgRow, error) {
 	return rows, nil
 }
 
-// planImport compares rows with what is known.
-func planImport(rows []orgRow, known []residency.Org) (orgImport, error) {
-	plan, faults := orgImport{Changes: []orgChange{}}, rowFaults{}
-	now := make(map[string]*residency.Org, len(known))
-	for i := range known {
-		now[known[i].Org] = &known[i]
+// tries is how many rows are tried at once.
+const tries = 8
+
+// plan has the primary region try every row.
+func (o orgs) plan(p *program, rows []orgRow) (orgImport, error) {
+	bar := newProgressBar(p.stderr)
+	defer bar.clear()
+	replies, refusals := make([]residency.Reply, len(rows)), make([]error, len(rows))
+	g, ctx := errgroup.WithContext(p.ctx)
+	g.SetLimit(tries)
+	for i, row := range rows {
+		g.Go(func() (err error) {
+			row.Check, row.By = true, self()
+			replies[i], err = o.ask(ctx, residency.MethodSet, row.SetRequest)
+			if refused := (*primary.Refusal)(nil); errors.As(err, &refused) && refused.Code == http.StatusBadRequest {
+				refusals[i], err = refused, nil
+			}
+			return err
+		})
+		bar.show(float64(i+1) / float64(len(rows)))
 	}
-	for _, row := range rows {
-		before := residency.Default(row.Org)
-		was := now[row.Org]
-		if was != nil {
-			before = *was
-		}
-		after := row.Apply(before)
-		if err := after.Validate(); err != nil {
-			faults.add(row.line, "%v", err)
-			continue
-		}
+	if err := g.Wait(); err != nil {
+		return orgImport{}, err
+	}
+	plan, faults := orgImport{Changes: []orgChange{}}, rowFaults{}
+	for i, row := range rows {
+		reply := &replies[i]
 		switch {
-		case was == nil:
-			plan.Added++
-		case after.Equal(before):
+		case refusals[i] != nil:
+			faults.add(row.line, "%v", refusals[i])
+			continue
+		case !reply.Changed:
 			plan.Unchanged++
 			continue
+		case reply.Before == nil:
+			plan.Added++
 		default:
 			plan.Changed++
 		}
 		row.By = self()
-		plan.Changes = append(plan.Changes, orgChange{row.Org, row.line, was, &after, row.SetRequest})
+		plan.Changes = append(plan.Changes, orgChange{row.Org, row.line, reply.Before, reply.Org, row.SetRequest})
+		plan.warn(reply.Warnings)
 	}
 	return plan, faults.err()
 }
 
-// check has the primary region try every change.
-func (o orgs) check(p *program, changes []orgChange) error {
-	var faults rowFaults
-	bar := newProgressBar(p.stderr)
-	defer bar.clear()
-	for i, change := range changes {
-		q := change.request
-		q.Check = true
-		_, err := o.ask(p.ctx, residency.MethodSet, q)
-		if refused := (*primary.Refusal)(nil); errors.As(err, &refused) && refused.Code == 400 {
-			faults.add(change.Line, "%v", refused)
-		} else if err != nil {
-			return err
+// warn keeps what the primary region warns of, but no page after page of it.
+func (plan *orgImport) warn(warnings []string) {
+	for _, w := range warnings {
+		switch {
+		case len(plan.warnings) < maxFaults:
+			plan.warnings = append(plan.warnings, w)
+		case len(plan.warnings) == maxFaults:
+			plan.warnings = append(plan.warnings, "likewise of others")
 		}
-		bar.show(float64(i+1) / float64(len(changes)))
 	}
-	return faults.err()
 }
 
 // change makes every change. When one fails the rest stays as it is; the file can be given again.

@@ -65,6 +65,7 @@ func TestOrgRegions(t *testing.T) {
 	}
 	e.awaitCopies(second, len(sessions))
 
+	e.operated(outside, first, len(sessions))
 	phase("copied")
 	e.kill(first)
 	e.goOn(sessions, second)
@@ -141,6 +142,21 @@ func (e *europeanOnly) sentOn(base string, s *api.TokensReply, to string) {
 		e.t.Fatalf("a refresh outside: %d %s", status, body)
 	}
 	*s = e.client.refresh(p.Server.URL, api.RefreshRequest{RefreshToken: s.RefreshToken})
+}
+
+// operated looks at the sessions as operators do, from outside and inside.
+func (e *europeanOnly) operated(outside, inside string, n int) {
+	e.t.Helper()
+	for _, c := range []struct {
+		region, want string
+		code         int
+	}{{outside, "region us-east-1 is not in jurisdiction eu", 1}, {inside, fmt.Sprintf("%d sessions\n", n), 0}} {
+		at := dev.Ready{Regions: []dev.ReadyRegion{{NATSURL: e.regions[c.region].nats.ClientURL()}}}
+		stdout, stderr, code := operatorCommand(e.t, at, "", "sessions", "list", "--count", "--org", "acme", "--jurisdiction", "eu")
+		if code != c.code || !strings.Contains(stdout+stderr, c.want) {
+			e.t.Errorf("sessions as of %s: exit code %d, %q, %q", c.region, code, stdout, stderr)
+		}
+	}
 }
 
 // awaitCopies waits until a region has copies of so many sessions.

@@ -17,6 +17,7 @@ import (
 type sessionsRevokeCmd struct {
 	natsFlags
 	filterFlags
+	jurisdictionFlags
 	IDs    []string `arg:"" optional:"" name:"session" help:"Sessions to end; or say which by flags."`
 	Yes    bool     `env:"-" help:"Do not ask before sessions that flags name are ended."`
 	DryRun bool     `help:"Print only how many sessions would be ended."`
@@ -63,7 +64,7 @@ func (c *sessionsRevokeCmd) Run(p *program) error {
 	if err := filter.Validate(); err != nil {
 		return err
 	}
-	return reachFleet(p, c.natsFlags, func(f *fleet) error {
+	return reachFleet(p, c.natsFlags, c.jurisdictionFlags, func(f *fleet) error {
 		r := &revoker{program: p, fleet: f, cmd: c, pace: pace{rate: c.Rate, began: time.Now()}}
 		r.outcome.Failed, r.outcome.Silent = []tokens.RevokeFailure{}, []string{}
 		if len(c.IDs) > 0 && !c.DryRun {

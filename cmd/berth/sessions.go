@@ -14,6 +14,7 @@ import (
 	"github.com/berthhq/berth/cmd/internal/service"
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
+	"github.com/berthhq/berth/residency"
 	"github.com/berthhq/berth/sessions"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
@@ -39,18 +40,27 @@ func (f filterFlags) filter() tokens.SessionFilter {
 	return tokens.SessionFilter{Subject: f.Subject, Org: f.Org, Server: f.Server, Region: f.Region}
 }
 
+// jurisdictionFlags say where the sessions are looked for.
+type jurisdictionFlags struct {
+	Jurisdiction string `env:"-" default:"global" placeholder:"NAME" help:"Look at the sessions of this jurisdiction, as --jurisdictions of the token services has it, from one of its regions (default: ${default})."`
+}
+
 // askTimeout bounds one question to a region.
 const askTimeout = 10 * time.Second
 
 // fleet is a connection by which the token services of all regions are asked.
 type fleet struct {
 	conn *jetstream.Conn
-	// regions are those that the region at hand knows of, itself among them.
-	regions []string
+	// regions are those that the region at hand knows of, itself among them, and that are in the jurisdiction.
+	regions      []string
+	jurisdiction string
 }
 
 // reachFleet connects to a region's NATS for one command.
-func reachFleet(p *program, f natsFlags, fn func(*fleet) error) error {
+func reachFleet(p *program, f natsFlags, j jurisdictionFlags, fn func(*fleet) error) error {
+	if err := checkName("jurisdiction", j.Jurisdiction); err != nil {
+		return err
+	}
 	conn, err := f.dial(p, "sessions")
 	if err != nil {
 		return err
@@ -64,7 +74,16 @@ func reachFleet(p *program, f natsFlags, fn func(*fleet) error) error {
 	}
 	regions := append(regionsOf(list), conn.Region())
 	slices.Sort(regions)
-	return fn(&fleet{conn: conn, regions: slices.Compact(regions)})
+	if j.Jurisdiction != events.GlobalJurisdiction {
+		known, err := orgs{conn}.ask(p.ctx, residency.MethodList, residency.ListRequest{Limit: 1})
+		if err != nil {
+			return err
+		}
+		if regions = known.Jurisdictions[j.Jurisdiction]; !slices.Contains(regions, conn.Region()) {
+			return fmt.Errorf("region %s is not in jurisdiction %s, whose sessions can be seen from its own regions alone", conn.Region(), j.Jurisdiction)
+		}
+	}
+	return fn(&fleet{conn: conn, regions: slices.Compact(regions), jurisdiction: j.Jurisdiction})
 }
 
 // ask calls a method of a region's token services. A refusal is an error of one line.
@@ -75,7 +94,7 @@ func (f *fleet) ask(ctx context.Context, region, method string, request, reply a
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	answer, err := f.conn.Call(ctx, service.TokensMethod(events.GlobalJurisdiction, region, method), nil, data)
+	answer, err := f.conn.Call(ctx, service.TokensMethod(f.jurisdiction, region, method), nil, data)
 	var refused *jetstream.ServiceError
 	switch {
 	case errors.Is(err, jetstream.ErrNoResponders):
@@ -122,6 +141,7 @@ func incomplete(silent []silence, asked int) error {
 type sessionsListCmd struct {
 	natsFlags
 	filterFlags
+	jurisdictionFlags
 	State string `env:"-" placeholder:"STATE" help:"Only sessions of this state: active or revoked, where a region knows more of them too."`
 	Limit int    `default:"100" placeholder:"N" help:"Most sessions to list; 0: all (default: ${default})."`
 	Count bool   `help:"Print only how many there are."`
@@ -152,7 +172,7 @@ func (c *sessionsListCmd) Run(p *program) error {
 	if c.Limit < 0 {
 		return fmt.Errorf("limit %d: want at least 0", c.Limit)
 	}
-	return reachFleet(p, c.natsFlags, func(f *fleet) error {
+	return reachFleet(p, c.natsFlags, c.jurisdictionFlags, func(f *fleet) error {
 		ctx, cancel := context.WithCancel(p.ctx)
 		defer cancel()
 		regions := make([]<-chan page, len(f.regions))
@@ -308,6 +328,7 @@ func printable(s string) string {
 // sessionsShowCmd shows one session.
 type sessionsShowCmd struct {
 	natsFlags
+	jurisdictionFlags
 	ID   string `arg:"" name:"session" help:"Session."`
 	JSON bool   `name:"json" help:"Print what each region says as a JSON array."`
 }
@@ -317,7 +338,7 @@ func (c *sessionsShowCmd) Run(p *program) error {
 	if err := checkName("session", c.ID); err != nil {
 		return err
 	}
-	return reachFleet(p, c.natsFlags, func(f *fleet) error {
+	return reachFleet(p, c.natsFlags, c.jurisdictionFlags, func(f *fleet) error {
 		type said struct {
 			reply tokens.SessionReply
 			err   error
