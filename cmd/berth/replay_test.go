@@ -344,10 +344,11 @@ func otherwise(t *testing.T, file, name string) (changes []string) {
 		if d := e.Decided; d != nil {
 			was = replay.Outcome{Verdict: d.Verdict, Reason: d.Reason, To: d.To}
 		}
-		view, ok := views[e.Sight]
+		seen, ok := views[e.Sight]
 		if !ok {
 			t.Fatalf("no sight %d", e.Sight)
 		}
+		view := seen.view(e)
 		d := placement.Decide(r, &view, placement.Policy{Name: name}, e.At)
 		is := replay.Outcome{Verdict: string(d.Verdict), Reason: string(d.Reason), To: d.Server}
 		if is != was {
@@ -357,10 +358,21 @@ func otherwise(t *testing.T, file, name string) (changes []string) {
 	return changes
 }
 
-// byHand makes the views of one token service, each of all servers anew.
-func byHand(sights []*events.Sight) map[uint64]placement.View {
+// seenByHand is what was seen, put together by hand.
+type seenByHand struct {
+	servers  map[string]placement.Server
+	settings []placement.Setting
+}
+
+// view is what a decision went by.
+func (s seenByHand) view(*events.Decision) placement.View {
+	return placement.NewView(slices.Collect(maps.Values(s.servers)), s.settings...)
+}
+
+// byHand follows what one token service has seen.
+func byHand(sights []*events.Sight) map[uint64]seenByHand {
 	slices.SortStableFunc(sights, func(a, b *events.Sight) int { return int(a.Number) - int(b.Number) })
-	views := map[uint64]placement.View{}
+	views := map[uint64]seenByHand{}
 	servers := map[string]placement.Server{}
 	for _, s := range sights {
 		if s.Whole {
@@ -384,7 +396,7 @@ func byHand(sights []*events.Sight) map[uint64]placement.View {
 		for _, r := range s.Regions {
 			settings = append(settings, placement.Setting{Region: r.Region, Role: r.Role, Weight: r.Weight})
 		}
-		views[s.Number] = placement.NewView(slices.Collect(maps.Values(servers)), settings...)
+		views[s.Number] = seenByHand{maps.Clone(servers), settings}
 	}
 	return views
 }
