@@ -77,8 +77,8 @@ func examples() map[string]events.Event {
 			Limits:  &events.Limits{CriticalBound: "20m0s", Cooldown: "5m0s", DrainDeadline: "15m0s", RefreshInterval: "1m30s", MaxRTTMs: 120.5},
 			Decided: &events.Decided{Verdict: "move", Reason: "closer_region", To: "eu-west-1-c"},
 			Facts: events.Facts{
-				Arrived: "eu-west-1", Allowed: []string{"eu-central-1", "eu-west-1"}, Home: "eu-central-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
-				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Dead: true, Unreachable: true, Stale: true,
+				Arrived: "eu-west-1", ClosestServer: "eu-west-1-b", Critical: true, CriticalSince: &since, MovedAt: &since,
+				Location: &events.Location{Lat: 48.85, Lon: 2.35}, Allowed: []string{"eu-central-1", "eu-west-1"}, Home: "eu-west-1", Dead: true, Unreachable: true, Stale: true,
 			},
 			View: map[string]uint64{"eu-west-1": 412, "us-east-1": 97}, Prices: map[string]float64{"eu-west-1": 12.5},
 			Added:    map[string]float64{"eu-west-1-a": -0.0125, "eu-west-1-b": 0.025},

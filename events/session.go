@@ -89,11 +89,7 @@ type Limits struct {
 
 // Facts are the inputs of a decision besides the view and the policy.
 type Facts struct {
-	Arrived string `json:"arrived"`
-	// Allowed are the regions where the session may be, sorted; nil: all. An empty name stands for none.
-	Allowed []string `json:"allowed,omitempty"`
-	// Home is the region where it is while that can take it.
-	Home          string     `json:"home,omitempty"`
+	Arrived       string     `json:"arrived"`
 	ClosestServer string     `json:"closest_server,omitempty"`
 	Critical      bool       `json:"critical"`
 	CriticalSince *time.Time `json:"critical_since,omitempty"`
@@ -101,6 +97,10 @@ type Facts struct {
 	Location      *Location  `json:"location,omitempty"`
 	// RTTMs are the round-trip times in milliseconds that the client measured, by server.
 	RTTMs map[string]float64 `json:"rtt_ms,omitempty"`
+	// Allowed are the regions where the session may be, sorted; none: all, an empty name: none.
+	// Home is the region where it is while that can take it.
+	Allowed []string `json:"allowed,omitempty"`
+	Home    string   `json:"home,omitempty"`
 	// Dead says that the session's server was found dead in this judgement; Unreachable
 	// that its client reported it twice.
 	Dead        bool `json:"dead,omitempty"`

@@ -113,14 +113,6 @@ func (l *Limits) write(w *wire.Writer) {
 func (f *Facts) write(w *wire.Writer) {
 	w.Object("facts")
 	w.String("arrived", f.Arrived)
-	if len(f.Allowed) > 0 {
-		w.Array("allowed")
-		for _, region := range f.Allowed {
-			w.Item(region)
-		}
-		w.End()
-	}
-	w.Filled("home", f.Home)
 	w.Filled("closest_server", f.ClosestServer)
 	w.Bool("critical", f.Critical)
 	if f.CriticalSince != nil {
@@ -138,6 +130,10 @@ func (f *Facts) write(w *wire.Writer) {
 	if len(f.RTTMs) > 0 {
 		w.Any("rtt_ms", f.RTTMs)
 	}
+	if len(f.Allowed) > 0 {
+		w.Any("allowed", f.Allowed)
+	}
+	w.Filled("home", f.Home)
 	w.True("dead", f.Dead)
 	w.True("unreachable", f.Unreachable)
 	w.True("stale", f.Stale)

@@ -53,7 +53,7 @@ func (v *View) Since(base *View) Change {
 
 // After returns the view after a change. v stays as it is. Prices are none's.
 func (v *View) After(c Change) View {
-	if len(c.Gone) == 0 && slices.Equal(c.Settings, v.settings()) && v.places(c.Servers) {
+	if v.servers != nil && len(c.Gone) == 0 && slices.Equal(c.Settings, v.settings()) && v.places(c.Servers) {
 		if next, ok := v.With(c.Servers...); ok {
 			return next
 		}

@@ -1,7 +1,6 @@
 package tokens
 
 import (
-	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -51,9 +50,10 @@ type sighting struct {
 	at     time.Time
 }
 
-// newRecording returns the recording of a service. Its instance must never have been another's.
-func newRecording(region, instance string, o *outbox) *recording {
-	return &recording{region: region, instance: cmp.Or(instance, newID()), outbox: o, queue: make(chan sighting, recordingSize)}
+// newRecording returns the recording of a service. Its instance is never another's: numbers begin anew
+// with each, and one that meant two views would make a wrong decision of a good one.
+func newRecording(region string, o *outbox) *recording {
+	return &recording{region: region, instance: newID(), outbox: o, queue: make(chan sighting, recordingSize)}
 }
 
 // sight returns the number of a view, by which a decision at now names it. It never waits.

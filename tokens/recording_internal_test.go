@@ -26,7 +26,7 @@ func seenView(n int) *registry.View {
 func recordingTo(t *testing.T, bus Bus) (r *recording, lost *lossCounter, end func()) {
 	t.Helper()
 	lost = new(lossCounter)
-	r = newRecording("eu-west-1", "", newOutbox(bus, slog.New(slog.DiscardHandler), lost))
+	r = newRecording("eu-west-1", newOutbox(bus, slog.New(slog.DiscardHandler), lost))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
@@ -121,7 +121,7 @@ func TestWhatDoesNotFitIsNotRecorded(t *testing.T) {
 
 // BenchmarkSight is what it costs a decision to name its view.
 func BenchmarkSight(b *testing.B) {
-	r := newRecording("eu-west-1", "", newOutbox(&awayBus{}, slog.New(slog.DiscardHandler), new(lossCounter)))
+	r := newRecording("eu-west-1", newOutbox(&awayBus{}, slog.New(slog.DiscardHandler), new(lossCounter)))
 	view, now := seenView(1), time.Now()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -84,6 +84,7 @@ func TestAStaleViewMovesNobody(t *testing.T) {
 		t.Errorf("a login by an old view: %+v", got)
 	}
 	checkDecisions(t, decisions)
+	replayed(t, f.conn, 9)
 }
 
 // checkDecisions waits for a decision that says that its view was stale.

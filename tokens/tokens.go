@@ -53,8 +53,7 @@ type Config struct {
 	// Region is the region that this service serves.
 	Region string
 	// Instance names this service among those of the region, so that a session's refreshes can
-	// come to one of them, and its decisions name what it saw: another at each start. Empty: they come
-	// to any.
+	// come to one of them. Empty: they come to any.
 	Instance string
 	// Issuer is the claim iss of every token, the same in all regions: the global URL.
 	Issuer string
@@ -287,7 +286,7 @@ func New(c Config) (*Service, error) {
 	}
 	s.faults = newStoreFaults(s.log, c.Metrics)
 	s.outbox = newOutbox(c.Bus, s.log, s.metrics.lostEvents)
-	s.recording = newRecording(c.Region, c.Instance, s.outbox)
+	s.recording = newRecording(c.Region, s.outbox)
 	s.public = newPublicKeys(&c, s.log)
 	s.SetKeys(c.Keys)
 	s.metrics.keys(c.Metrics, s.public)

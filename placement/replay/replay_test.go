@@ -3,6 +3,7 @@ package replay_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -163,6 +164,26 @@ func (r *recorder) replayed(c replay.Config, sights []*events.Sight) *replay.Rep
 		again.Sight(wire(r.t, s))
 	}
 	return again.Report()
+}
+
+// TestSightsMakeTheViews that were seen, to the last bit.
+func TestSightsMakeTheViews(t *testing.T) {
+	everything := cmp.Exporter(func(reflect.Type) bool { return true })
+	rapid.Check(t, func(t *rapid.T) {
+		r := &recorder{t: t}
+		want := map[uint64]placement.View{}
+		for range rapid.IntRange(1, 12).Draw(t, "views") {
+			r.look()
+			want[r.number] = r.view
+		}
+		var told []*events.Sight
+		for _, s := range r.sights {
+			told = append(told, wire(t, s))
+		}
+		if diff := cmp.Diff(want, replay.Views(told), everything); diff != "" {
+			t.Fatalf("(-want +got):\n%s", diff)
+		}
+	})
 }
 
 // TestRecordedIsReplayed: whatever was decided comes out the same, also if what was seen is told twice and
