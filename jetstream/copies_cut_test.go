@@ -307,7 +307,11 @@ func TestOriginLosesItsTail(t *testing.T) {
 	if err := errors.Join(f.Regions[name].Shutdown(), os.CopyFS(old, os.DirFS(dir)), f.Regions[name].Start(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	jetstreamtest.Eventually(t, soon, "the region is connected again", func() bool { return eu.conn.NATS().IsConnected() })
+	again := func(times uint64) {
+		t.Helper()
+		jetstreamtest.Eventually(t, soon, "the region is connected again", func() bool { return eu.conn.NATS().Stats().Reconnects >= times })
+	}
+	again(1)
 	recs := eu.writeMany(100, 1)
 	jetstreamtest.Eventually(t, soon, "all copies are there", func() bool { return us.lacks(name, recs) == 0 })
 	if err := errors.Join(f.Regions[name].Shutdown(), os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(old)), f.Regions[name].Start(t.Context())); err != nil {
@@ -316,6 +320,7 @@ func TestOriginLosesItsTail(t *testing.T) {
 	jetstreamtest.Eventually(t, soon, "the edge says what is lost", func() bool {
 		return said.count("a region has lost sessions that are copied here") == 1
 	})
+	again(2)
 	lost := eu.write("s0", func(r *sessions.Record) { r.Gen = 2 })
 	us.provision([]jetstream.Edge{})
 	us.provision([]jetstream.Edge{{Region: name}})
