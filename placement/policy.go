@@ -151,9 +151,11 @@ func (p *Policy) cooling(movedAt, now time.Time) bool {
 }
 
 // drainChance returns the probability that a session leaves its draining server at a
-// refresh: over the refreshes that are left until the deadline, the sessions go evenly.
-// It is 1 from the last refresh on. A drain with neither a known deadline nor a known
-// beginning keeps its first rate.
+// refresh, so that over the refreshes until the deadline the sessions go evenly: the time
+// between two refreshes over the time left. That is counted from the middle of the interval
+// which this refresh ends, for those who leave at it stand for all of the interval: counted
+// from its end, the drain would run half an interval ahead. It is 1 at the last refresh. A
+// drain with neither a known deadline nor a known beginning keeps its first rate.
 func (p *Policy) drainChance(since, until, now time.Time) float64 {
 	left := orDefault(p.DrainDeadline, defaultDrainDeadline)
 	switch {
@@ -167,7 +169,7 @@ func (p *Policy) drainChance(since, until, now time.Time) float64 {
 	if left <= step {
 		return 1
 	}
-	return float64(step) / float64(left)
+	return float64(step) / (float64(left) + float64(step)/2)
 }
 
 // drainOver reports whether a drain's deadline has passed: the one of its record, or else the

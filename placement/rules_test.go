@@ -215,7 +215,11 @@ func (m *model) rule(own *placement.Server) (*placement.Server, placement.Reason
 		}
 		spelt = func(placement.Reason) placement.Reason { return placement.ReasonCriticalExpired }
 	}
-	if draining && m.turn(math.Min(1, float64(2*time.Minute)/math.Max(1, float64(left)))) {
+	chance := 1.0
+	if left > 2*time.Minute {
+		chance = float64(2*time.Minute) / float64(left+time.Minute)
+	}
+	if draining && m.turn(chance) {
 		return leave(spelt(placement.ReasonServerDraining))
 	}
 	if !m.allowed(own.Region) {
