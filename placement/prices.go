@@ -93,13 +93,12 @@ func (m Market) Solve() Prices {
 
 // How the search goes: at most maxSteps steps, of at most firstStep milliseconds a region, the
 // step of number n divided by 1+n/stepDecay, until no region is off by more than tolerance of
-// its capacity. samples of the jitter stand for the sessions of a place.
+// its capacity.
 const (
 	maxSteps  = 400
 	firstStep = 40
 	stepDecay = 12
 	tolerance = 0.005
-	samples   = 16
 )
 
 // search is a Market laid out by index.
@@ -108,10 +107,12 @@ type search struct {
 	capacity, price []float64
 	taken           []float64 // the sessions of each region at the prices
 	total           float64
-	// weight is the sessions that a row of cost stands for; a row is the time and jitter to
-	// each region, without price.
-	weight []float64
-	cost   []float64
+	// sessions are those of each place; a row of cost is the time from one to each region.
+	sessions []float64
+	cost     []float64
+	// paid and near are for split.
+	paid []float64
+	near []int
 }
 
 // lay lays a market out. Numbers that are none count as 0, and a total beyond what there is
@@ -126,9 +127,9 @@ func (m Market) lay() *search {
 		room += c
 	}
 	s.taken = make([]float64, len(s.names))
-	for place, o := range m.Origins {
+	for _, o := range m.Origins {
 		if n := bounded(o.Sessions, 0, maxCapacity); n > 0 {
-			s.rows(place, o, n)
+			s.row(o, n)
 		}
 	}
 	if room < s.total && room > 0 {
@@ -139,8 +140,8 @@ func (m Market) lay() *search {
 	return s
 }
 
-// rows adds the rows of a place, if any region can take its sessions.
-func (s *search) rows(place int, o Origin, n float64) {
+// row adds the row of a place, if any region can take its sessions.
+func (s *search) row(o Origin, n float64) {
 	reached := false
 	for i, name := range s.names {
 		ms, ok := o.RTT[name]
@@ -150,16 +151,14 @@ func (s *search) rows(place int, o Origin, n float64) {
 		return
 	}
 	s.total += n
-	for k := range samples {
-		s.weight = append(s.weight, n/samples)
-		for i, name := range s.names {
-			ms, ok := o.RTT[name]
-			if !ok || !(ms >= 0) || s.capacity[i] <= 0 {
-				s.cost = append(s.cost, math.Inf(1))
-				continue
-			}
-			s.cost = append(s.cost, min(ms, maxPrice)+jitter(uint64(place*samples+k), hash(name)))
+	s.sessions = append(s.sessions, n)
+	for i, name := range s.names {
+		ms, ok := o.RTT[name]
+		if !ok || !(ms >= 0) || s.capacity[i] <= 0 {
+			s.cost = append(s.cost, math.Inf(1))
+			continue
 		}
+		s.cost = append(s.cost, min(ms, maxPrice))
 	}
 }
 
@@ -168,15 +167,8 @@ func (s *search) rows(place int, o Origin, n float64) {
 func (s *search) demand() (worst float64) {
 	clear(s.taken)
 	n := len(s.names)
-	for row, weight := range s.weight {
-		costs := s.cost[row*n : (row+1)*n]
-		best, least := 0, math.Inf(1)
-		for i, c := range costs {
-			if c += s.price[i]; c < least {
-				best, least = i, c
-			}
-		}
-		s.taken[best] += weight
+	for place, sessions := range s.sessions {
+		s.split(s.cost[place*n:(place+1)*n], sessions)
 	}
 	for i, c := range s.capacity {
 		if c <= 0 {
@@ -189,6 +181,53 @@ func (s *search) demand() (worst float64) {
 		worst = max(worst, off)
 	}
 	return worst
+}
+
+// split shares the sessions of a place out among the regions: those within the jitter of the
+// cheapest each get their chance to be the cheapest, jitter included.
+func (s *search) split(cost []float64, sessions float64) {
+	least := math.Inf(1)
+	s.paid, s.near = s.paid[:0], s.near[:0]
+	for i, c := range cost {
+		s.paid = append(s.paid, c+s.price[i])
+		least = min(least, s.paid[i])
+	}
+	for i, c := range s.paid {
+		if c < least+jitterMS {
+			s.near = append(s.near, i)
+		}
+	}
+	if len(s.near) == 1 {
+		s.taken[s.near[0]] += sessions
+		return
+	}
+	sum := 0.0
+	for _, i := range s.near {
+		sum += s.chance(i, least)
+	}
+	for _, i := range s.near {
+		s.taken[i] += sessions * s.chance(i, least) / sum
+	}
+}
+
+// chance returns how likely one of the regions near is the cheapest, where the least cost of all
+// is given: the mean, over what jitter adds to its cost, of the chance that all others are
+// dearer, by the midpoint rule.
+func (s *search) chance(i int, least float64) float64 {
+	const points = 16
+	from := s.paid[i]
+	width := (least + jitterMS - from) / points
+	sum := 0.0
+	for k := range points {
+		at, p := from+(float64(k)+0.5)*width, 1.0
+		for _, j := range s.near {
+			if j != i {
+				p *= min(1, (s.paid[j]+jitterMS-at)/jitterMS)
+			}
+		}
+		sum += p
+	}
+	return sum * width / jitterMS
 }
 
 // step moves each price by what its region is off, at most by size.
