@@ -15,11 +15,11 @@ import (
 	"github.com/berthhq/berth/registry"
 )
 
-// Times of a market: prices are found anew each solveEvery, by what regions have said within
-// wordLife.
+// Times of a market: each lookEvery it sees whether prices are to be found anew, by what regions
+// have said within wordLife.
 const (
-	solveEvery = 10 * time.Second
-	wordLife   = 30 * time.Second
+	lookEvery = 200 * time.Millisecond
+	wordLife  = 30 * time.Second
 )
 
 // market finds the prices of regions from what all of them say of their demand and of the times
@@ -119,8 +119,9 @@ func (m *market) watch(ctx context.Context, base *registry.View) {
 
 // findPrices keeps the prices until ctx ends.
 func (s *Service) findPrices(ctx context.Context) {
-	every(ctx, solveEvery, func(now time.Time) {
-		if view := s.cfg.View(); view != nil {
+	var times placement.PriceTimes
+	every(ctx, lookEvery, func(now time.Time) {
+		if view := s.cfg.View(); view != nil && times.Due(&view.View, now) {
 			s.market.solve(ctx, view, now)
 		}
 	})

@@ -23,7 +23,7 @@ func TestAFullRegionHasAPrice(t *testing.T) {
 	const virginia = "us-east-1"
 	eu, us := server("eu-west-1-a", dublin, "http://127.0.0.1:1"), server("us-east-1-a", virginia, "http://127.0.0.1:2")
 	us.Location = events.Location{Lat: 38.9, Lon: -77.4}
-	eu.Load.Utilisation, us.Load.Utilisation = 1.2, 0.1
+	eu.Load.Utilisation, us.Load.Utilisation = 0.5, 0.1
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), eu, us)
 	reg := prometheus.NewRegistry()
 	var log bytes.Buffer
@@ -43,9 +43,11 @@ func TestAFullRegionHasAPrice(t *testing.T) {
 	end := run(t, s)
 
 	login(t, s)
-	if d := <-decided; d.Prices != nil || d.To != us.Server {
-		t.Errorf("before any word of demand %q, by prices %v", d.To, d.Prices)
+	if d := <-decided; d.Prices != nil || d.To != eu.Server {
+		t.Errorf("with room for all %q, by prices %v", d.To, d.Prices)
 	}
+	eu.Load.Utilisation = 1.2
+	f.set(eu, us)
 	for region, demand := range map[string]map[string]float64{dublin: {dublin: 900}, virginia: {dublin: 60, virginia: 40}} {
 		u := &events.ViewUpdate{
 			Version: events.Version, Region: region, Seq: 1, At: time.Now(), Part: 1, Of: 1, Servers: []events.Server{},
@@ -72,6 +74,13 @@ func TestAFullRegionHasAPrice(t *testing.T) {
 	if n := series(t, reg, "berth_region_price_seconds"); n != 1 {
 		t.Errorf("%d metrics of prices", n)
 	}
+
+	eu.Capacity, eu.Load.Utilisation = 10*eu.Capacity, 0.12 // at once, not ten seconds after the last time
+	f.set(eu, us)
+	jetstreamtest.Eventually(t, 5*time.Second, "no price", func() bool { return series(t, reg, "berth_region_price_seconds") == 0 })
+	eu.Capacity, eu.Load.Utilisation = eu.Capacity/10, 1.2
+	f.set(eu, us)
+	jetstreamtest.Eventually(t, 5*time.Second, "a price", func() bool { return series(t, reg, "berth_region_price_seconds") == 1 })
 
 	eu.Load.Utilisation = 0.2
 	f.set(eu, us)

@@ -14,9 +14,11 @@ import (
 
 // How sessions on their way are counted.
 const (
-	// reported is the time constant by which what a session adds to a server comes to be in the
-	// server's own report: that of its smoothed load (sdk/server).
-	reported = 5 * time.Second
+	// smoothing is the time constant by which what a session adds to a server comes to be in the
+	// server's own report: that of its load (sdk/server).
+	smoothing = 5 * time.Second
+	// viewEvery is how long a report takes at most to be in the view.
+	viewEvery = time.Second
 	// addEvery is how often decisions come to know.
 	addEvery = 200 * time.Millisecond
 	// worthAdding is the least part of a server's capacity that is added.
@@ -26,24 +28,42 @@ const (
 )
 
 // moves counts the sessions that were placed on each server, or moved away from it, and that its
-// reports do not have yet, as far as the region's token services have told.
+// last report does not have, as far as the region's token services have told.
 type moves struct {
 	// mu guards servers: those for which somebody is on the way.
 	mu      sync.Mutex
 	servers map[string]onTheWay
 }
 
-// onTheWay is how many sessions were on their way to a server at a time, negative if more left.
+// onTheWay is how many sessions a server does not report, negative if more left: the last report
+// lacks some, and one at a time the fewer the later it is.
 type onTheWay struct {
-	sessions float64
-	at       time.Time
+	lacking float64
+	fading  float64
+	at      time.Time
+	// reported and seen are when a report came, by this clock and by that of its registry.
+	reported, seen time.Time
 }
 
 func newMoves() *moves { return &moves{servers: map[string]onTheWay{}} }
 
-// left returns how many of them are not in the server's report at now.
-func (w onTheWay) left(now time.Time) float64 {
-	return w.sessions * math.Exp(-float64(max(0, now.Sub(w.at)))/float64(reported))
+// left returns how many of them a report at now would not have.
+func (w *onTheWay) left(now time.Time) float64 {
+	return w.fading * math.Exp(-float64(max(0, now.Sub(w.at)))/float64(smoothing))
+}
+
+// report takes note of a server's report, unless it is the one that is known. A report is also that
+// none came in the time for one: then it would have said the same.
+func (w *onTheWay) report(s *events.Server, now time.Time) {
+	if w.reported.IsZero() { // the view's is from before they were on the way
+		w.reported, w.seen = now, s.SeenAt
+		return
+	}
+	silent := now.Sub(w.reported) >= time.Duration(s.IntervalMS)*time.Millisecond+viewEvery
+	if s.SeenAt.Equal(w.seen) && !silent {
+		return
+	}
+	w.lacking, w.reported, w.seen = w.left(now), now, s.SeenAt
 }
 
 // add counts a session that goes to a server, or with -1 leaves it.
@@ -55,7 +75,8 @@ func (m *moves) add(server string, sessions float64, now time.Time) {
 	defer m.mu.Unlock()
 	w, known := m.servers[server]
 	if known || len(m.servers) < maxMoves {
-		m.servers[server] = onTheWay{w.left(now) + sessions, now}
+		w.lacking, w.fading, w.at = w.lacking+sessions, w.left(now)+sessions, now
+		m.servers[server] = w
 	}
 }
 
@@ -64,16 +85,17 @@ func (m *moves) added(view *registry.View, now time.Time) (a placement.Added) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, w := range m.servers {
-		n := w.left(now)
-		if math.Abs(n) < worthAdding { // of a session, and so of any server's capacity
+		s, ok := view.Server(id)
+		w.report(&s, now)
+		if math.Abs(w.lacking) < worthAdding { // of a session, and so of any server's capacity
 			delete(m.servers, id)
 			continue
 		}
-		s, ok := view.Server(id)
+		m.servers[id] = w
 		if !ok || s.Capacity <= 0 {
 			continue
 		}
-		if part := n / float64(s.Capacity); math.Abs(part) >= worthAdding {
+		if part := w.lacking / float64(s.Capacity); math.Abs(part) >= worthAdding {
 			if a == nil {
 				a = placement.Added{}
 			}

@@ -14,13 +14,18 @@ import (
 	"github.com/berthhq/berth/registry"
 )
 
-// TestMovesFade: what was added comes to be in the server's own report, and is added no longer.
+// TestMovesFade: what was added comes to be in the server's own reports, and is added no longer;
+// between two of them all of it is.
 func TestMovesFade(t *testing.T) {
 	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
-	view := registry.NewView([]events.Server{
-		{Server: "a", Region: "eu", State: events.StateUp, Capacity: 100},
-		{Server: "b", Region: "eu", State: events.StateUp, Capacity: 1000},
-	}, nil, new(atomic.Int64), now)
+	const interval = 10 * time.Second
+	seen := func(at time.Time) *registry.View {
+		a := events.Server{Server: "a", Region: "eu", State: events.StateUp, Capacity: 100, IntervalMS: int(interval / time.Millisecond), SeenAt: at}
+		b := a
+		b.Server, b.Capacity = "b", 1000
+		return registry.NewView([]events.Server{a, b}, nil, new(atomic.Int64), now)
+	}
+	view := seen(now.Add(-time.Second))
 	m := newMoves()
 	for range 10 {
 		m.add("a", 1, now)
@@ -31,15 +36,24 @@ func TestMovesFade(t *testing.T) {
 	if diff := cmp.Diff(placement.Added{"a": 0.1, "b": -0.01}, m.added(view, now)); diff != "" {
 		t.Errorf("at once (-want +got):\n%s", diff)
 	}
-	later := now.Add(reported)
-	if a := m.added(view, later); len(a) != 1 || math.Abs(a["a"]-0.1/math.E) > 1e-9 {
-		t.Errorf("after %s %v", reported, a)
+	later := now.Add(smoothing)
+	if diff := cmp.Diff(placement.Added{"a": 0.1, "b": -0.01}, m.added(view, later)); diff != "" {
+		t.Errorf("without a report (-want +got):\n%s", diff)
 	}
 	m.add("a", 1, later)
-	if a := m.added(view, later); math.Abs(a["a"]-0.1/math.E-0.01) > 1e-9 {
-		t.Errorf("and one more %v", a)
+	view = seen(later)
+	want := 0.1/math.E + 0.01
+	if a := m.added(view, later); len(a) != 1 || math.Abs(a["a"]-want) > 1e-9 {
+		t.Errorf("after a report, and with one more, %v", a)
 	}
-	if a := m.added(view, now.Add(20*reported)); a != nil || len(m.servers) != 0 {
+	if a := m.added(view, later.Add(interval)); math.Abs(a["a"]-want) > 1e-9 {
+		t.Errorf("before the next one %v", a)
+	}
+	silent := interval + viewEvery
+	if a := m.added(view, later.Add(silent)); math.Abs(a["a"]-want*math.Exp(-float64(silent)/float64(smoothing))) > 1e-9 {
+		t.Errorf("when a report would have come %v", a)
+	}
+	if a := m.added(view, later.Add(20*smoothing)); a != nil || len(m.servers) != 0 {
 		t.Errorf("in the end %v, %d remembered", a, len(m.servers))
 	}
 	for i := range maxMoves + 10 {

@@ -56,12 +56,27 @@ type desk struct {
 	delay  int
 	known  []placement.Server
 	told   []float64 // the load that each server reported
-	extra  []float64 // the sessions that went there and that its reports do not have yet
+	extra  []float64 // the sessions that went there and that its last report does not have
+	fading []fading  // what its next report will not have of them
 	view   placement.View
 	queue  []report
 	fresh  []placement.Server // what the view does not have yet
 	prices placement.Prices
 	priced bool // the view has the prices
+}
+
+// fading is what a server's smoothed load did not have at a step of the sessions that went there.
+type fading struct {
+	sessions float64
+	at       int
+}
+
+// fade returns what it does not have of them at a later step.
+func (s *simulation) fade(f fading, now int) float64 {
+	if f.sessions == 0 || s.Smoothing <= 0 {
+		return 0
+	}
+	return f.sessions * math.Exp(-float64(max(0, now-f.at))*step.Seconds()/s.Smoothing.Seconds())
 }
 
 // settle turns places into those of the fleet and returns each region's share of the clients.
@@ -201,7 +216,7 @@ func (s *simulation) build(shares []float64) {
 			d.delay = s.random.IntN(int(s.ReportDelay/step) + 1)
 		}
 		d.known, d.view = slices.Clone(known), view
-		d.told, d.extra = make([]float64, len(f.servers)), make([]float64, len(f.servers))
+		d.told, d.extra, d.fading = make([]float64, len(f.servers)), make([]float64, len(f.servers)), make([]fading, len(f.servers))
 	}
 }
 
@@ -294,11 +309,12 @@ func (s *simulation) look(d *desk) *placement.View {
 		if k.State == events.StateDown && r.heard == 0 && r.state != events.StateDown && s.fleet.servers[r.server].dead {
 			continue // sent before it died
 		}
+		left := s.fade(d.fading[r.server], r.at)
 		if r.heard != 0 {
 			d.extra[r.server] += r.heard
+			d.fading[r.server] = fading{left + r.heard, r.at}
 		} else {
-			d.told[r.server] = r.load
-			d.extra[r.server] *= s.forget
+			d.told[r.server], d.extra[r.server] = r.load, left
 			k.State, k.DrainUntil, k.DrainingSince = r.state, r.drain, r.since
 		}
 		k.Utilisation = max(0, d.told[r.server]+d.extra[r.server]/k.Capacity)
@@ -315,15 +331,16 @@ func (s *simulation) look(d *desk) *placement.View {
 	return &d.view
 }
 
-// Prices are found each solveEvery, as if each registry did it from the same view updates.
-const solveEvery = 10 * time.Second
-
-// solve finds prices anew and tells them to the token services.
+// solve finds prices anew, where that is due, and tells them to the token services: as if each
+// found them from the same view updates.
 func (s *simulation) solve() {
-	if !s.prices || s.now%steps(solveEvery) != 0 {
+	if !s.prices {
 		return
 	}
 	v := s.look(&s.desks[0])
+	if !s.priceTimes.Due(v, s.time()) {
+		return
+	}
 	room := 0.0
 	for i := range v.Regions {
 		room += v.Regions[i].Room

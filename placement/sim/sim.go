@@ -41,12 +41,11 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // simulation is a run in progress.
 type simulation struct {
 	*Scenario
-	policy placement.Policy
-	prices bool
-	// hears says that the token services hear each other's decisions; forget is how much of
-	// them is left after a report.
+	policy     placement.Policy
+	prices     bool
+	priceTimes placement.PriceTimes
+	// hears says that the token services hear each other's decisions.
 	hears  bool
-	forget float64
 	random *rand.Rand
 	places []place
 	weight []float64 // running sums of the places' weights
@@ -136,9 +135,6 @@ func (r Run) prepare(ctx context.Context) (*simulation, error) {
 		prices: r.Policy == placement.PolicySpreadPrices, random: rand.New(rand.NewPCG(r.Seed, 0x5eed)),
 	}
 	s.hears = strings.HasPrefix(r.Policy, placement.PolicySpread)
-	if s.Smoothing > 0 {
-		s.forget = math.Exp(-s.Report.Seconds() / s.Smoothing.Seconds())
-	}
 	if err := s.policy.Validate(); err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
