@@ -122,10 +122,12 @@ func Rank(r Request, v *View, p Policy) []Candidate {
 	k.measure()
 	list := make([]Candidate, len(v.Regions))
 	for i := range list {
-		list[i] = k.weigh(i)
+		c := k.weigh(i)
+		c.Standby, c.Withheld, c.Full = c.tier&tierStandby != 0, c.tier&(tierWithheld|tierShut) != 0, c.tier&tierFull != 0
 		if !q.allowed(i) {
-			list[i].Obstacle = ObstacleResidency
+			c.Obstacle = ObstacleResidency
 		}
+		list[i] = c
 	}
 	slices.SortFunc(list, func(a, b Candidate) int {
 		return cmp.Or(cmp.Compare(min(a.Obstacle, 1), min(b.Obstacle, 1)), a.compare(b))
@@ -232,7 +234,6 @@ func (k *ranking) time(region int) float64 {
 func (k *ranking) weigh(i int) Candidate {
 	region := &k.v.Regions[i]
 	c := Candidate{Region: i, tier: k.tier(i)}
-	c.Standby, c.Withheld, c.Full = c.tier&tierStandby != 0, c.tier&(tierWithheld|tierShut) != 0, c.tier&tierFull != 0
 	if k.rules.prices && k.v.priced {
 		c.Price = region.Price + jitter(k.seed, region.hash)
 	}
