@@ -57,7 +57,7 @@ func (c *simulateCmd) Run(p *program) error {
 		return err
 	}
 	if n := len(report.Faults); n > 0 {
-		return fmt.Errorf("simulate %s: %d figures are not as the scenario expects", c.Scenario, n)
+		return fmt.Errorf("simulate %s: figures that are not as the scenario expects: %d", c.Scenario, n)
 	}
 	return nil
 }
