@@ -157,6 +157,8 @@ func (s *scanner) server(v, like *Server) {
 			once, v.Protection = had.Add(9), s.Keep(like.Protection)
 		case "rejoined_at":
 			once, v.RejoinedAt = had.Add(10), s.Time()
+		case "settled":
+			once, v.Settled = had.Add(23), s.Bool()
 		case "held_until":
 			once, v.HeldUntil = had.Add(11), s.Time()
 		case "seen_at":

@@ -82,6 +82,7 @@ type Limits struct {
 	// The times are written as 90s, 10m or 1h30m.
 	CriticalBound   string  `json:"critical_bound,omitempty"`
 	Cooldown        string  `json:"cooldown,omitempty"`
+	ReturnAfter     string  `json:"return_after,omitempty"`
 	DrainDeadline   string  `json:"drain_deadline,omitempty"`
 	RefreshInterval string  `json:"refresh_interval,omitempty"`
 	MaxRTTMs        float64 `json:"max_rtt_ms,omitempty"`

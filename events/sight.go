@@ -53,6 +53,8 @@ type SightServer struct {
 	// DrainingSince and DrainUntil are the times of its drain. Zero: it is in none, or they are not known.
 	DrainingSince time.Time `json:"draining_since,omitzero"`
 	DrainUntil    time.Time `json:"drain_until,omitzero"`
+	// RejoinedAt is when it came back from the dead. Zero: it did not, or long ago.
+	RejoinedAt time.Time `json:"rejoined_at,omitzero"`
 }
 
 // MaxSightParts is how many parts a sight has at most.

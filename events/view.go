@@ -24,9 +24,11 @@ type Server struct {
 	// sees signs of a fault that is not the servers': Protected, or FailOpen for one that is
 	// suspect and to be used all the same. Empty: none.
 	Protection string `json:"protection,omitempty"`
-	// RejoinedAt is when it came back from the dead less than a minute ago: a slow start, in
-	// which it is taken to have a part of its Capacity. Zero: none.
+	// RejoinedAt is when it came back from the dead, less than ten minutes ago. Until it is Settled,
+	// in its first minute, that is a slow start, in which it is taken to have a part of its
+	// Capacity. Zero: it did not.
 	RejoinedAt time.Time `json:"rejoined_at,omitzero"`
+	Settled    bool      `json:"settled,omitempty"`
 	// HeldUntil is how long it is held down because it came and went too often. Zero: not.
 	HeldUntil time.Time `json:"held_until,omitzero"`
 	// DrainUntil is when its drain ends: sessions that have reached no safe point by then move

@@ -102,6 +102,7 @@ func (l *Limits) write(w *wire.Writer) {
 	w.Object("limits")
 	w.Filled("critical_bound", l.CriticalBound)
 	w.Filled("cooldown", l.Cooldown)
+	w.Filled("return_after", l.ReturnAfter)
 	w.Filled("drain_deadline", l.DrainDeadline)
 	w.Filled("refresh_interval", l.RefreshInterval)
 	if l.MaxRTTMs != 0 {

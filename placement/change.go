@@ -100,7 +100,7 @@ func (v *View) settings() (list []Setting) {
 func (r *Region) server(i int) Server {
 	return Server{
 		ID: r.ID[i], Region: r.Name, State: r.State[i], Capacity: r.Capacity[i], Utilisation: r.Utilisation[i],
-		Location: r.places[i], DrainingSince: r.since[i], DrainUntil: r.until[i],
+		Location: r.places[i], DrainingSince: r.since[i], DrainUntil: r.until[i], RejoinedAt: r.rejoined[i],
 	}
 }
 
@@ -114,14 +114,15 @@ func (r *Region) has(i int, id string, s Server, v *View) bool {
 		i = at.Server
 	}
 	return r.State[i] == s.State && r.Capacity[i] == s.Capacity && r.Utilisation[i] == s.Utilisation &&
-		r.places[i] == s.Location && r.since[i].Equal(s.DrainingSince) && r.until[i].Equal(s.DrainUntil)
+		r.places[i] == s.Location && r.since[i].Equal(s.DrainingSince) && r.until[i].Equal(s.DrainUntil) &&
+		r.rejoined[i].Equal(s.RejoinedAt)
 }
 
 // shares reports whether two regions of the same servers are the same slices, as With leaves those without
 // a change.
 func (r *Region) shares(o *Region) bool {
 	return same(r.State, o.State) && same(r.Capacity, o.Capacity) && same(r.Utilisation, o.Utilisation) &&
-		same(r.places, o.places) && same(r.since, o.since) && same(r.until, o.until)
+		same(r.places, o.places) && same(r.since, o.since) && same(r.until, o.until) && same(r.rejoined, o.rejoined)
 }
 
 // same reports whether two slices, which are not empty, are one.

@@ -25,6 +25,7 @@ func TestChangesMakeTheView(t *testing.T) {
 				s.Utilisation = rapid.Float64Range(0, 2).Draw(t, "utilisation")
 				s.State = choice(t, "state", s.State, events.StateUp, events.StateDown, events.StateDraining)
 				s.DrainUntil = choice(t, "until", s.DrainUntil, noon)
+				s.RejoinedAt = choice(t, "rejoined", s.RejoinedAt, noon)
 			}
 		}
 		before, after := placement.NewView(a.servers, a.settings...), placement.NewView(b.servers, b.settings...)

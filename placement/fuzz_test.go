@@ -63,7 +63,7 @@ func (s *source) servers() []placement.Server {
 		list[i] = placement.Server{
 			Region: fuzzRegions[s.below(len(fuzzRegions))], ID: fuzzServers[s.below(len(fuzzServers)-1)],
 			State: fuzzStates[s.below(len(fuzzStates))], Capacity: s.float(), Utilisation: s.float(),
-			Location: events.Location{Lat: 30 * s.float(), Lon: 60 * s.float()}, DrainingSince: s.time(), DrainUntil: s.time(),
+			Location: events.Location{Lat: 30 * s.float(), Lon: 60 * s.float()}, DrainingSince: s.time(), DrainUntil: s.time(), RejoinedAt: s.time(),
 		}
 	}
 	return list

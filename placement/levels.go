@@ -1,5 +1,7 @@
 package placement
 
+import "time"
+
 // The water levels of regions, as fractions of capacity. A region above the high one gives
 // sessions away, one below the low one takes those back who would rather be there. Both rise
 // with the fleet's mean, for then there is nowhere else to go.
@@ -37,9 +39,13 @@ func Levels(mean float64) (low, high float64) {
 // full reports whether the region at an index is above the level up to which it takes sessions.
 func (q *query) full(i int) bool { return q.rules.levels && q.v.Regions[i].Mean >= q.v.high }
 
-// welcome draws whether a session that would rather be in a region goes there now: where there
-// are levels, the fewer the nearer the region is to its lower one.
-func (q *query) welcome(region int) bool {
+// welcome draws whether a session that would rather be in a region goes there now: not while the
+// region is hardly back from the dead, for it may be lost again, and where there are levels the
+// fewer the nearer the region is to its lower one.
+func (q *query) welcome(region int, now time.Time) bool {
+	if q.rules.inside != shareLiteral && !q.p.returned(q.v.Regions[region].back, now) {
+		return false
+	}
 	if !q.rules.levels {
 		return true
 	}

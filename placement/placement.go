@@ -87,8 +87,9 @@ type Decision struct {
 //     spreads the sessions over the time left.
 //  6. Region not allowed: move, residency.
 //  7. Another region closer: move, closer_region, or home_restored if it is Request.Home; too
-//     soon after a move: stay, cooldown. Where regions have water levels, only to one that is
-//     below its lower level, and with a probability that falls to 0 there.
+//     soon after a move: stay, cooldown. Not to a region that has been back from the dead for less
+//     than Policy.ReturnAfter. Where regions have water levels, only to one that is below its
+//     lower level, and with a probability that falls to 0 there.
 //  8. Region above its water level, where the policy has levels: move, region_full, with the
 //     probability that brings it back there.
 //  9. Request.Home usable again: move, home_restored.
@@ -194,14 +195,14 @@ func (q *query) rule(now time.Time) choice {
 		if q.rules.inside != shareLiteral && q.p.cooling(q.r.MovedAt, now) {
 			return q.stay(ReasonCooldown)
 		}
-		if q.welcome(region) {
+		if q.welcome(region, now) {
 			return q.move(q.in(region), q.returning(region))
 		}
 	}
 	if region, ok := q.spill(); ok {
 		return q.move(q.in(region), ReasonRegionFull)
 	}
-	if region, ok := q.home(); ok && !q.p.cooling(q.r.MovedAt, now) && q.welcome(region) {
+	if region, ok := q.home(); ok && !q.p.cooling(q.r.MovedAt, now) && q.welcome(region, now) {
 		return q.move(q.in(region), ReasonHomeRestored)
 	}
 	return q.balance()

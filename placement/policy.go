@@ -69,6 +69,9 @@ type Policy struct {
 	// Cooldown is the time after a move during which a session does not follow its client to
 	// a closer region; 0: 10 min.
 	Cooldown time.Duration
+	// ReturnAfter is how long a region that was lost has to be back until sessions return there;
+	// 0: 2 min, at most 10 min. It is asked only where all its usable servers were dead.
+	ReturnAfter time.Duration
 	// DrainDeadline is how long a draining server waits for its sessions to reach a safe
 	// point before they move regardless, if its record names no deadline; 0: 10 min.
 	DrainDeadline time.Duration
@@ -85,9 +88,13 @@ type Policy struct {
 const (
 	defaultCriticalBound   = 30 * time.Minute
 	defaultCooldown        = 10 * time.Minute
+	defaultReturnAfter     = 2 * time.Minute
 	defaultDrainDeadline   = 10 * time.Minute
 	defaultRefreshInterval = 2 * time.Minute
 )
+
+// MaxReturnAfter bounds Policy.ReturnAfter: for so long registries know of a server that it was dead.
+const MaxReturnAfter = 10 * time.Minute
 
 // Validate returns the first fault of the policy.
 func (p Policy) Validate() error {
@@ -101,12 +108,16 @@ func (p Policy) Validate() error {
 	}{
 		{"critical bound", p.CriticalBound},
 		{"cooldown", p.Cooldown},
+		{"return after", p.ReturnAfter},
 		{"drain deadline", p.DrainDeadline},
 		{"refresh interval", p.RefreshInterval},
 	} {
 		if d.value < 0 {
 			return fmt.Errorf("%s %s: want 0 (the default) or more", d.name, d.value)
 		}
+	}
+	if p.ReturnAfter > MaxReturnAfter {
+		return fmt.Errorf("return after %s: want %s at most", p.ReturnAfter, MaxReturnAfter)
 	}
 	if !(p.MaxRTTMs >= 0) || math.IsInf(p.MaxRTTMs, 0) {
 		return fmt.Errorf("max RTT %v ms: want 0 (no bound) or more", p.MaxRTTMs)
@@ -148,6 +159,12 @@ func (p *Policy) criticalOver(since, now time.Time) bool {
 // cooling reports whether a move is too recent for another to a closer region.
 func (p *Policy) cooling(movedAt, now time.Time) bool {
 	return !movedAt.IsZero() && now.Sub(movedAt) < orDefault(p.Cooldown, defaultCooldown)
+}
+
+// returned reports whether a region that is back since then is to have its sessions back; zero: it was
+// not lost.
+func (p *Policy) returned(since, now time.Time) bool {
+	return since.IsZero() || now.Sub(since) >= orDefault(p.ReturnAfter, defaultReturnAfter)
 }
 
 // drainChance returns the probability that a session leaves its draining server at a

@@ -307,6 +307,19 @@ func (m *model) price(region string) float64 {
 }
 
 func (m *model) welcome(region string) bool {
+	back := time.Time{}
+	for i, s := range m.usable(region) {
+		if s.RejoinedAt.IsZero() {
+			back = time.Time{}
+			break
+		}
+		if i == 0 || s.RejoinedAt.Before(back) {
+			back = s.RejoinedAt
+		}
+	}
+	if m.p.Name != placement.PolicyLiteral && !back.IsZero() && m.now.Sub(back) < 2*time.Minute {
+		return false
+	}
 	low, _, ok := m.levels()
 	return !ok || m.turn(min(1, max(0, 4*(low-m.mean(region))/low)))
 }

@@ -56,6 +56,9 @@ func draw(t *rapid.T) scene {
 					s.DrainUntil = noon.Add(time.Duration(until) * time.Minute)
 				}
 			}
+			if s.State == events.StateUp {
+				s.RejoinedAt = choice(t, "rejoined", time.Time{}, time.Time{}, noon.Add(-time.Minute), noon.Add(-3*time.Minute))
+			}
 			servers, ids = append(servers, s), append(ids, s.ID)
 		}
 	}

@@ -128,6 +128,8 @@ func (s *script) server(id string, args []string) {
 			server.DrainingSince = s.ago(value)
 		case "until":
 			server.DrainUntil = noon.Add(s.duration(value))
+		case "rejoined":
+			server.RejoinedAt = s.ago(value)
 		default:
 			s.t.Fatalf("server argument %q", arg)
 		}
@@ -162,6 +164,8 @@ func (s *script) setPolicy(args []string) {
 			s.policy.CriticalBound = s.duration(value)
 		case "cooldown":
 			s.policy.Cooldown = s.duration(value)
+		case "return":
+			s.policy.ReturnAfter = s.duration(value)
 		case "deadline":
 			s.policy.DrainDeadline = s.duration(value)
 		default:
@@ -205,6 +209,8 @@ func (s *script) request(args []string) placement.Request {
 			r.MovedAt = s.ago(value)
 		case "dead":
 			r.Dead = true
+		case "home":
+			r.Home = value
 		case "unreachable":
 			r.Unreachable = true
 		case "stale":

@@ -25,6 +25,8 @@ type Server struct {
 	// DrainingSince is when its drain began, DrainUntil when its sessions are to be gone. Zero
 	// unless it is draining; DrainUntil also if none is known.
 	DrainingSince, DrainUntil time.Time
+	// RejoinedAt is when it came back from the dead; zero: it did not, or long ago.
+	RejoinedAt time.Time
 	// Replication maps each region of origin to the position that its replica has reached.
 	// No rule reads it yet.
 	Replication map[string]string
@@ -65,12 +67,14 @@ type Region struct {
 	// Price is what a session pays for being here, in milliseconds: see Prices.
 	Price float64
 
-	// since is when each drain began, until when it is to be over, places where each server is.
-	since, until []time.Time
-	places       []events.Location
-	at           vector    // the middle of its servers, the zero vector if none says where it is
-	room         []float64 // the capacity of each usable server, of others 0
-	low          int       // the usable server with the lowest utilisation, -1 if there is none
+	// since is when each drain began, until when it is to be over, rejoined when each server came
+	// back from the dead, places where it is.
+	since, until, rejoined []time.Time
+	places                 []events.Location
+	back                   time.Time // when the first usable server came back, if all were dead
+	at                     vector    // the middle of its servers, the zero vector if none says where it is
+	room                   []float64 // the capacity of each usable server, of others 0
+	low                    int       // the usable server with the lowest utilisation, -1 if there is none
 	// Running sums over the servers of the weights that spread draws targets by: shed for a
 	// session that an overloaded server gives away, fresh for a new or orphaned one.
 	shed, fresh []float64
@@ -157,7 +161,7 @@ func compareServers(a, b Server) int {
 	return cmp.Or(
 		cmp.Compare(a.State, b.State), cmp.Compare(a.Capacity, b.Capacity), cmp.Compare(a.Utilisation, b.Utilisation),
 		cmp.Compare(a.Location.Lat, b.Location.Lat), cmp.Compare(a.Location.Lon, b.Location.Lon),
-		a.DrainingSince.Compare(b.DrainingSince), a.DrainUntil.Compare(b.DrainUntil))
+		a.DrainingSince.Compare(b.DrainingSince), a.DrainUntil.Compare(b.DrainUntil), a.RejoinedAt.Compare(b.RejoinedAt))
 }
 
 // add appends the region of the servers, all of one region and sorted by id.
@@ -167,8 +171,9 @@ func (v *View) add(servers []Server) {
 		Role: events.RoleActive, Weight: events.FullWeight, places: make([]events.Location, 0, len(servers)),
 		hash: hash(servers[0].Region),
 	}
-	times := make([]time.Time, 2*len(servers))
-	r.since, r.until = times[:0:len(servers)], times[len(servers):][:0]
+	n := len(servers)
+	times := make([]time.Time, 3*n)
+	r.since, r.until, r.rejoined = times[:0:n], times[n:][:0:n], times[2*n:][:0]
 	numbers := make([]float64, 2*len(servers))
 	r.Capacity, r.Utilisation = numbers[:0:len(servers)], numbers[len(servers):][:0]
 	for i := range servers {
@@ -183,6 +188,7 @@ func (v *View) add(servers []Server) {
 		r.Utilisation = append(r.Utilisation, bounded(s.Utilisation, 1, maxUtilisation))
 		r.since = append(r.since, s.DrainingSince)
 		r.until = append(r.until, s.DrainUntil)
+		r.rejoined = append(r.rejoined, s.RejoinedAt)
 		r.places = append(r.places, s.Location)
 	}
 	if len(r.ID) == 0 {
@@ -218,7 +224,8 @@ func bounded(x, unknown, most float64) float64 {
 // be drawn for a new session.
 const newcomers = 0.05
 
-// count fills in which servers are usable and alive, into a new room.
+// count fills in which servers are usable and alive, into a new room, and since when the region is
+// back.
 func (r *Region) count() {
 	var room float64
 	numbers := make([]float64, 2*len(r.State))
@@ -234,6 +241,21 @@ func (r *Region) count() {
 		}
 		r.each[i] = room
 	}
+	r.back = r.returned()
+}
+
+// returned returns when the first usable server came back from the dead, zero if one was not there.
+func (r *Region) returned() (first time.Time) {
+	for i, at := range r.rejoined {
+		switch {
+		case !r.usable(i):
+		case at.IsZero():
+			return time.Time{}
+		case first.IsZero() || at.Before(first):
+			first = at
+		}
+	}
+	return first
 }
 
 // sum fills in what follows from the servers that count counted: mean, lowest and, into new

@@ -36,7 +36,7 @@ func (v *View) With(servers ...Server) (View, bool) {
 }
 
 // touch says which of a region's slices are copies already, to be written to.
-type touch struct{ state, capacity, utilisation, since, until, places bool }
+type touch struct{ state, capacity, utilisation, since, until, rejoined, places bool }
 
 // put makes the server at an index count as given.
 func (r *Region) put(i int, s *Server, t *touch) {
@@ -45,6 +45,7 @@ func (r *Region) put(i int, s *Server, t *touch) {
 	set(&r.Utilisation, i, bounded(s.Utilisation, 1, maxUtilisation), &t.utilisation)
 	set(&r.since, i, s.DrainingSince, &t.since)
 	set(&r.until, i, s.DrainUntil, &t.until)
+	set(&r.rejoined, i, s.RejoinedAt, &t.rejoined)
 	set(&r.places, i, s.Location, &t.places)
 }
 
@@ -64,10 +65,10 @@ func (r *Region) renew(t touch) {
 	if t.places {
 		r.center()
 	}
-	if t.state || t.capacity {
+	if t.state || t.capacity || t.rejoined {
 		r.count()
 	}
-	if t.state || t.capacity || t.utilisation {
+	if t.state || t.capacity || t.rejoined || t.utilisation {
 		r.sum()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -44,6 +45,9 @@ func TestWithIsANewView(t *testing.T) {
 			if rapid.Bool().Draw(t, "moved") {
 				c.Location = events.Location{Lat: rapid.Float64Range(-90, 90).Draw(t, "lat"), Lon: 3}
 				c.DrainingSince = noon
+			}
+			if rapid.Bool().Draw(t, "rejoined") {
+				c.RejoinedAt = noon.Add(-time.Minute)
 			}
 			changes[i] = c
 		}

@@ -41,7 +41,7 @@ func (p *Plan) values() map[string]string {
 	put := func(prefix string, policy placement.Policy) {
 		for field, value := range map[string]string{
 			"policy": named(policy), "critical_bound": timed(policy.CriticalBound), "cooldown": timed(policy.Cooldown),
-			"drain_deadline": timed(policy.DrainDeadline), "refresh_interval": timed(policy.RefreshInterval),
+			"return_after": timed(policy.ReturnAfter), "drain_deadline": timed(policy.DrainDeadline), "refresh_interval": timed(policy.RefreshInterval),
 			"max_rtt_ms": strconv.FormatFloat(policy.MaxRTTMs, 'f', -1, 64),
 		} {
 			all[prefix+field] = value

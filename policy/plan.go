@@ -49,6 +49,7 @@ type Policy struct {
 	Policy          *string   `yaml:"policy"`
 	CriticalBound   *duration `yaml:"critical_bound"`
 	Cooldown        *duration `yaml:"cooldown"`
+	ReturnAfter     *duration `yaml:"return_after"`
 	DrainDeadline   *duration `yaml:"drain_deadline"`
 	RefreshInterval *duration `yaml:"refresh_interval"`
 	MaxRTTMs        *float64  `yaml:"max_rtt_ms"`
@@ -135,6 +136,7 @@ func (p *Policy) fault() (field string, err error) {
 		{"policy", Policy{Policy: p.Policy}},
 		{"critical_bound", Policy{CriticalBound: p.CriticalBound}},
 		{"cooldown", Policy{Cooldown: p.Cooldown}},
+		{"return_after", Policy{ReturnAfter: p.ReturnAfter}},
 		{"drain_deadline", Policy{DrainDeadline: p.DrainDeadline}},
 		{"refresh_interval", Policy{RefreshInterval: p.RefreshInterval}},
 		{"max_rtt_ms", Policy{MaxRTTMs: p.MaxRTTMs}},
@@ -181,6 +183,7 @@ func (p *Policy) over(base placement.Policy) placement.Policy {
 	put(&base.Name, p.Policy)
 	put(&base.CriticalBound, (*time.Duration)(p.CriticalBound))
 	put(&base.Cooldown, (*time.Duration)(p.Cooldown))
+	put(&base.ReturnAfter, (*time.Duration)(p.ReturnAfter))
 	put(&base.DrainDeadline, (*time.Duration)(p.DrainDeadline))
 	put(&base.RefreshInterval, (*time.Duration)(p.RefreshInterval))
 	put(&base.MaxRTTMs, p.MaxRTTMs)

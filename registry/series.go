@@ -73,7 +73,7 @@ func (s *Series) Next(changed []*events.Server, gone []string, now time.Time) *V
 // ramp notes whether a server is in slow start.
 func (s *Series) ramp(v *events.Server) {
 	switch {
-	case !v.RejoinedAt.IsZero():
+	case !v.RejoinedAt.IsZero() && !v.Settled:
 		s.slow[v.Key()] = v
 	case len(s.slow) > 0:
 		delete(s.slow, v.Key())

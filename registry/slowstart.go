@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/placement"
 )
 
 // A server that comes back from the dead gets sessions as if it were smaller at first: its
@@ -11,6 +12,8 @@ import (
 const (
 	slowStart      = time.Minute
 	slowStartShare = 0.1
+	// remembered is how long a return is known of: placement asks how long a region has been back.
+	remembered = placement.MaxReturnAfter
 	// rampEvery is how often a view is made anew while a server in it is in slow start.
 	rampEvery = time.Second
 )
@@ -20,7 +23,7 @@ const (
 // the record alone, so that every reader has the same.
 func Effective(s *events.Server, now time.Time) float64 {
 	full := float64(s.Capacity)
-	if s.RejoinedAt.IsZero() {
+	if s.RejoinedAt.IsZero() || s.Settled {
 		return full
 	}
 	share := slowStartShare + (1-slowStartShare)*float64(now.Sub(s.RejoinedAt))/float64(slowStart)
@@ -33,19 +36,26 @@ func Effective(s *events.Server, now time.Time) float64 {
 func rejoin(v *events.Server, state events.State, now time.Time) {
 	switch {
 	case state == events.StateDown, state == events.StateLeft:
-		v.RejoinedAt = time.Time{}
+		v.RejoinedAt, v.Settled = time.Time{}, false
 	case v.State == events.StateDown, v.State == events.StateLeft && v.Reason == reasonForgotten,
-		v.State == events.StateSuspect && !v.RejoinedAt.IsZero():
-		v.RejoinedAt = now.UTC()
+		v.State == events.StateSuspect && !v.RejoinedAt.IsZero() && !v.Settled:
+		v.RejoinedAt, v.Settled = now.UTC(), false
 	}
 }
 
 // settle ends a slow start by this registry's clock, so that a reader with another does not
-// hold it to be in one for long.
+// hold it to be in one for long, and forgets it by and by.
 func (t *Table) settle(s *server, now time.Time) {
 	v := &s.value
-	if v.State == events.StateUp && !v.RejoinedAt.IsZero() && now.Sub(v.RejoinedAt) >= slowStart {
-		v.RejoinedAt = time.Time{}
+	if v.State != events.StateUp || v.RejoinedAt.IsZero() {
+		return
+	}
+	switch back := now.Sub(v.RejoinedAt); {
+	case back >= remembered:
+		v.RejoinedAt, v.Settled = time.Time{}, false
+		t.due(s, false)
+	case back >= slowStart && !v.Settled:
+		v.Settled = true
 		t.due(s, false)
 	}
 }

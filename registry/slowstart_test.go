@@ -47,8 +47,12 @@ func TestSlowStartAfterDeath(t *testing.T) {
 			t.Errorf("the record's capacity is %d, want all", got)
 		}
 	}
-	if got := server(t, w.table, s.id).RejoinedAt; !got.IsZero() {
-		t.Errorf("the record still bears %v: a reader with a slow clock would go on", got)
+	if got := server(t, w.table, s.id); !got.RejoinedAt.Equal(back) || !got.Settled {
+		t.Errorf("the record bears %v, settled: %t: a reader with a slow clock would go on", got.RejoinedAt, got.Settled)
+	}
+	w.run(10*time.Minute - w.now.Sub(back))
+	if got := server(t, w.table, s.id); !got.RejoinedAt.IsZero() || got.Settled {
+		t.Errorf("ten minutes later the record still bears %v, settled: %t", got.RejoinedAt, got.Settled)
 	}
 }
 

@@ -66,7 +66,7 @@ func newView(servers []*events.Server, seqs map[string]uint64, current *atomic.I
 func candidate(s *events.Server, now time.Time) placement.Server {
 	c := placement.Server{
 		ID: s.Server, Region: s.Region, State: s.State, Capacity: Effective(s, now),
-		Utilisation: s.Load.Utilisation, Location: s.Location, Replication: s.Replication,
+		Utilisation: s.Load.Utilisation, Location: s.Location, RejoinedAt: s.RejoinedAt, Replication: s.Replication,
 	}
 	if s.State == events.StateSuspect && s.Protection == events.FailOpen && s.DrainUntil.IsZero() {
 		c.State = events.StateUp
@@ -79,7 +79,7 @@ func candidate(s *events.Server, now time.Time) placement.Server {
 
 // settles returns when a server's slow start ends, zero if it is in none.
 func settles(s *events.Server) time.Time {
-	if s.RejoinedAt.IsZero() {
+	if s.RejoinedAt.IsZero() || s.Settled {
 		return time.Time{}
 	}
 	return s.RejoinedAt.Add(slowStart)

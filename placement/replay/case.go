@@ -83,6 +83,7 @@ func Read(e *events.Decision) (Case, error) {
 		}{
 			{"critical_bound", l.CriticalBound, &c.Policy.CriticalBound},
 			{"cooldown", l.Cooldown, &c.Policy.Cooldown},
+			{"return_after", l.ReturnAfter, &c.Policy.ReturnAfter},
 			{"drain_deadline", l.DrainDeadline, &c.Policy.DrainDeadline},
 			{"refresh_interval", l.RefreshInterval, &c.Policy.RefreshInterval},
 		} {
@@ -115,7 +116,7 @@ func decidedBy(e *events.Decision) (Outcome, bool) {
 // limits returns the numbers of a policy that are not the defaults, nil if all are.
 func limits(p *placement.Policy) *events.Limits {
 	l := events.Limits{
-		CriticalBound: written(p.CriticalBound), Cooldown: written(p.Cooldown),
+		CriticalBound: written(p.CriticalBound), Cooldown: written(p.Cooldown), ReturnAfter: written(p.ReturnAfter),
 		DrainDeadline: written(p.DrainDeadline), RefreshInterval: written(p.RefreshInterval), MaxRTTMs: p.MaxRTTMs,
 	}
 	if l == (events.Limits{}) {

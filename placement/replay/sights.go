@@ -74,14 +74,15 @@ func (w *parts) server(s placement.Server, before *placement.View) {
 	part := w.room(func(p *events.Sight) bool { return len(p.Servers) < partServers })
 	part.Servers = append(part.Servers, events.SightServer{
 		Server: s.ID, Region: s.Region, State: s.State, Capacity: s.Capacity, Utilisation: s.Utilisation,
-		Location: s.Location, DrainingSince: s.DrainingSince.UTC(), DrainUntil: s.DrainUntil.UTC(),
+		Location: s.Location, DrainingSince: s.DrainingSince.UTC(), DrainUntil: s.DrainUntil.UTC(), RejoinedAt: s.RejoinedAt.UTC(),
 	})
 }
 
 // sameServer reports whether placement would take two servers for the same.
 func sameServer(a, b placement.Server) bool {
 	return a.ID == b.ID && a.Region == b.Region && a.State == b.State && a.Capacity == b.Capacity && a.Utilisation == b.Utilisation &&
-		a.Location == b.Location && a.DrainingSince.Equal(b.DrainingSince) && a.DrainUntil.Equal(b.DrainUntil)
+		a.Location == b.Location && a.DrainingSince.Equal(b.DrainingSince) && a.DrainUntil.Equal(b.DrainUntil) &&
+		a.RejoinedAt.Equal(b.RejoinedAt)
 }
 
 // window is how many sights of a token service wait for one before them that comes late, until that
@@ -160,7 +161,7 @@ func (s *sight) after(before *placement.View) (placement.View, bool) {
 		for _, e := range p.Servers {
 			c.Servers = append(c.Servers, placement.Server{
 				ID: e.Server, Region: e.Region, State: e.State, Capacity: e.Capacity, Utilisation: e.Utilisation,
-				Location: e.Location, DrainingSince: e.DrainingSince, DrainUntil: e.DrainUntil,
+				Location: e.Location, DrainingSince: e.DrainingSince, DrainUntil: e.DrainUntil, RejoinedAt: e.RejoinedAt,
 			})
 		}
 		for id, u := range p.Utilisation {

@@ -33,6 +33,7 @@ type server struct {
 	smooth   float64   // the load that it reports
 	drain    time.Time // when a drain is to be over; zero: none
 	since    time.Time
+	back     time.Time
 	phase    int // of its region's reports
 	announce int // the step from which its state is known, beside the reports; -1: it is
 }
@@ -48,6 +49,7 @@ type report struct {
 	state  events.State
 	drain  time.Time
 	since  time.Time
+	back   time.Time
 	heard  float64 // not a report, but so many sessions that somebody sent there
 }
 
@@ -266,7 +268,7 @@ func (s *simulation) report() {
 		if !told && (v.dead || s.now%every != v.phase) {
 			continue
 		}
-		r := report{server: i, load: v.smooth, state: events.StateUp, drain: v.drain, since: v.since}
+		r := report{server: i, load: v.smooth, state: events.StateUp, drain: v.drain, since: v.since, back: v.back}
 		switch {
 		case v.dead:
 			r.state = events.StateDown
@@ -315,7 +317,7 @@ func (s *simulation) look(d *desk) *placement.View {
 			d.fading[r.server] = fading{left + r.heard, r.at}
 		} else {
 			d.told[r.server], d.extra[r.server] = r.load, left
-			k.State, k.DrainUntil, k.DrainingSince = r.state, r.drain, r.since
+			k.State, k.DrainUntil, k.DrainingSince, k.RejoinedAt = r.state, r.drain, r.since, r.back
 		}
 		k.Utilisation = max(0, d.told[r.server]+d.extra[r.server]/k.Capacity)
 		d.fresh = append(d.fresh, *k)

@@ -98,7 +98,7 @@ func (s *simulation) scatter() {
 
 // revive has a server start empty: its sessions are elsewhere, or are nowhere yet.
 func (s *simulation) revive(v *server) {
-	v.dead = false
+	v.dead, v.back = false, s.time()
 	v.announce = s.now + steps(s.Detect)
 }
 
