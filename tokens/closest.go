@@ -14,6 +14,13 @@ import (
 // finds the closest in all but a few of a hundred places.
 const candidates = 3
 
+// What an answer to closestToMe rests on.
+const (
+	basisLocation = "location" // the client's own word
+	basisGeoIP    = "geoip"    // its address
+	basisRegion   = "region"   // where its request arrived
+)
+
 // closest names the servers nearest to the client, one a region: by its location if known,
 // else around the region where it arrived; for an organization, of its regions alone, its home first.
 func (s *Service) closest(c call, org string) (api.ClosestReply, error) {
@@ -29,13 +36,15 @@ func (s *Service) closest(c call, org string) (api.ClosestReply, error) {
 	if err != nil {
 		return api.ClosestReply{}, err
 	}
-	reply := api.ClosestReply{Basis: "region", Candidates: []api.Candidate{}}
+	reply := api.ClosestReply{Candidates: []api.Candidate{}}
 	var regions []int
-	if c.location != nil {
-		reply.Basis = "location"
-		regions = view.Closest(*c.location, len(view.Regions))
-	} else {
-		regions = around(view, c.arrived)
+	switch at := s.whereabouts(&c); {
+	case at == nil:
+		reply.Basis, regions = basisRegion, around(view, c.arrived)
+	case c.location == nil:
+		reply.Basis, regions = basisGeoIP, view.Closest(*at, len(view.Regions))
+	default:
+		reply.Basis, regions = basisLocation, view.Closest(*at, len(view.Regions))
 	}
 	for _, r := range ordered(view, &b, regions) {
 		server, ok := way(view, r, c.address)

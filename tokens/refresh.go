@@ -353,7 +353,7 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 func (r *redemption) facts(rec *sessions.Record) placement.Request {
 	return placement.Request{
 		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
-		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),
+		ClosestServer: r.req.ClosestServerID, Location: r.s.whereabouts(&r.call), RTT: rtts(r.req.RTTMs),
 		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
 		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
 	}

@@ -26,7 +26,7 @@ const (
 type call struct {
 	// arrived is the region where the client's request arrived.
 	arrived string
-	// address is the client's network address, for limits.
+	// address is the client's network address, for limits and to find out where it is.
 	address string
 	// location is where the client is, if known.
 	location *events.Location
@@ -72,7 +72,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 		s.countStrict(ctx, err)
 		return api.TokensReply{}, asError(err)
 	}
-	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: c.location, StartedAt: now}
+	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: s.whereabouts(&c), StartedAt: now}
 	bind(&pr, &b, view)
 	founded := s.decide(pr, view, now)
 	d := founded.said

@@ -116,7 +116,7 @@ type ClosestReply struct {
 	URL             string      `json:"url"`
 	Candidates      []Candidate `json:"candidates" doc:"up to three, one a region, nearest first"`
 	// Basis is what the answer rests on: location, geoip or region.
-	Basis string `json:"basis" enum:"location,geoip,region"`
+	Basis string `json:"basis" enum:"location,geoip,region" doc:"what the answer rests on: location, where the client says it is, where that is believed; geoip, where its address is; region, where its request arrived"`
 }
 
 // ServersReply lists the active servers of the service's own region.
