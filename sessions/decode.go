@@ -130,6 +130,9 @@ func (d *decoder) lasting(r *Record, key []byte) int {
 	case "abandoned":
 		d.stamp(&r.Abandoned)
 		return 27
+	case "measured":
+		r.Measured = d.measured()
+		return 28
 	default:
 		return wire.Unknown
 	}

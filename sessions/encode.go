@@ -31,6 +31,9 @@ func (r *Record) Append(buf []byte) ([]byte, error) {
 		w.Time("moved_at", r.MovedAt)
 	}
 	w.Filled("bookmark", r.Bookmark)
+	if r.Measured != nil {
+		r.Measured.write(&w)
+	}
 	w.String("subject", r.Subject)
 	w.String("client_id", r.ClientID)
 	w.Filled("org", r.Org)

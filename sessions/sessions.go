@@ -20,6 +20,9 @@ import (
 //	1  2026-11: one owner region; moves are single writes of the owner.
 //	2  2026-11: moves between regions: the states moving, prepared and moved, source, intent,
 //	   refused, taken and abandoned. A build that knows only version 1 answers 503 for these records.
+//
+// A field that a build may do without needs no new version: one that does not know it drops it when it
+// writes the record. Since 2: measured.
 const RecordVersion = 2
 
 // Window is how long the answer to a redeemed token is repeated to those who lost it, and
@@ -130,6 +133,8 @@ type Record struct {
 	// MovedAt is when the session last moved; a login is no move.
 	MovedAt  time.Time `json:"moved_at,omitzero"`
 	Bookmark string    `json:"bookmark,omitempty"`
+	// Measured are the times to regions that the client measured last; nil: none that still count.
+	Measured *Measured `json:"measured,omitempty"`
 
 	Subject      string         `json:"subject"`
 	ClientID     string         `json:"client_id"`

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -110,6 +111,7 @@ func (o *Owner) takeOver(ctx context.Context, req Request, owner string, young b
 	if req.Bookmark != "" {
 		rec.Bookmark = req.Bookmark
 	}
+	rec.Measured = cmp.Or(req.Measured, rec.Measured.At(now))
 	answer, err := d.Answer(ctx, rec, j)
 	if err != nil {
 		return Outcome{}, err
