@@ -133,6 +133,9 @@ func (d *decoder) lasting(r *Record, key []byte) int {
 	case "measured":
 		r.Measured = d.measured()
 		return 28
+	case "home":
+		r.Home = d.string()
+		return 29
 	default:
 		return wire.Unknown
 	}

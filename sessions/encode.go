@@ -30,6 +30,7 @@ func (r *Record) Append(buf []byte) ([]byte, error) {
 	if !r.MovedAt.IsZero() {
 		w.Time("moved_at", r.MovedAt)
 	}
+	w.Filled("home", r.Home)
 	w.Filled("bookmark", r.Bookmark)
 	if r.Measured != nil {
 		r.Measured.write(&w)

@@ -27,7 +27,7 @@ func fullRecord() sessions.Record {
 			Server: "b", Region: "eu", URL: "https://b", AuthURL: "https://b/berth", Fallbacks: []sessions.Fallback{{Region: "us", URL: "https://us"}},
 			KID: "eu.1", IssuedAt: noon, AccessExp: noon.Add(2 * time.Minute), RefreshExp: noon.Add(14 * 24 * time.Hour),
 		},
-		CriticalSince: noon.Add(-time.Minute), MovedAt: noon, Bookmark: "0/16B3748",
+		CriticalSince: noon.Add(-time.Minute), MovedAt: noon, Home: "us", Bookmark: "0/16B3748",
 		Measured: &sessions.Measured{Told: noon, Regions: []sessions.RegionTime{{Region: "eu", MS: 11.5}, {Region: "us", MS: 80}}},
 		Subject:  "alice", ClientID: "web", Org: "acme",
 		Scope: "read", Claims: map[string]any{"tenant": "t1"}, Jurisdiction: "global",

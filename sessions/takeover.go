@@ -16,6 +16,7 @@ import (
 // The caller fills in the new token's hash.
 func TakeOver(base Record, own *Record, copies []Copy, j Judgement, region string, a Answer, op string, now time.Time) Record {
 	r := base
+	r.Home = base.homeAfter(a)
 	r.took(higher(base.Current(), j.Token))
 	r.Intent, r.Source, r.Refused = nil, "", events.Epoch{}
 	number := max(base.Epoch.Number, j.Token.Epoch.Number, highest(copies))

@@ -356,7 +356,7 @@ func (r *redemption) facts(rec *sessions.Record) placement.Request {
 		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
 		ClosestServer: r.req.ClosestServerID, Location: r.s.whereabouts(&r.call), RTT: r.measured(rec),
 		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
-		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
+		MovedAt: rec.MovedAt, Home: rec.Home, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
 	}
 }
 
