@@ -44,6 +44,9 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	if err := checkStart(req); err != nil {
 		return api.TokensReply{}, err
 	}
+	if req.ClientAddress != "" {
+		c.address = req.ClientAddress
+	}
 	view, err := s.able()
 	if err != nil {
 		return api.TokensReply{}, err
@@ -113,6 +116,9 @@ func checkStart(req api.StartRequest) error {
 	}
 	if len(req.ClientID) > maxClientID {
 		fields = append(fields, api.FieldError{Location: "body.clientId", Message: fmt.Sprintf("want at most %d bytes", maxClientID)})
+	}
+	if _, ok := addressOf(req.ClientAddress); req.ClientAddress != "" && !ok {
+		fields = append(fields, api.FieldError{Location: "body.clientAddress", Message: "want an IP address"})
 	}
 	if err := checkOwn(req.Claims); err != nil {
 		fields = append(fields, api.FieldError{Location: "body.claims", Message: err.Error()})

@@ -23,10 +23,15 @@ func (s *Service) whereabouts(c *call) *events.Location {
 	return nil
 }
 
-// addressOf reads an address as it stands in a header or before a port: IPv6 perhaps in brackets.
+// addressOf reads an address as it stands in a header or before a port: IPv6 perhaps in brackets. Some proxies add the port.
 func addressOf(s string) (netip.Addr, bool) {
-	s = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(s), "["), "]")
-	a, err := netip.ParseAddr(s)
+	s = strings.TrimSpace(s)
+	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
+	if err != nil {
+		var port netip.AddrPort
+		port, err = netip.ParseAddrPort(s)
+		a = port.Addr()
+	}
 	return a.Unmap().WithZone(""), err == nil
 }
 
@@ -40,10 +45,11 @@ func (s *Service) behindProxies(peer string, forwarded []string) string {
 			if !s.trusts(client) {
 				return client
 			}
-			if _, ok := addressOf(entry); !ok {
-				return client // "unknown", or a port beside it: nobody to go by
+			asked, ok := addressOf(entry)
+			if !ok {
+				return client // "unknown" is nobody to go by
 			}
-			client = strings.TrimSpace(entry)
+			client = asked.String()
 		}
 	}
 	return client

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,6 +81,8 @@ func TestClosestByAddress(t *testing.T) {
 		"a liar's word for whom it asks":     {nowhere, []string{peer, "198.51.100.7"}, dublin, "region"},
 		"a proxy":                            {proxy, []string{peer, "198.51.100.7"}, singapore, "geoip"},
 		"a proxy in IPv6":                    {"[fd00::1]:80", []string{peer, "2001:db8::7"}, singapore, "geoip"},
+		"a proxy that names ports":           {proxy, []string{peer, "198.51.100.7:4711"}, singapore, "geoip"},
+		"a proxy that names ports, IPv6":     {proxy, []string{peer, "[2001:db8::7]:4711, 10.0.0.2:80"}, singapore, "geoip"},
 		"a proxy behind a proxy":             {proxy, []string{peer, "198.51.100.7, 10.0.0.2"}, singapore, "geoip"},
 		"a proxy behind a proxy, two lines":  {proxy, []string{peer, "198.51.100.7", peer, "10.0.0.2"}, singapore, "geoip"},
 		"a liar behind a proxy":              {proxy, []string{peer, "198.51.100.7, 203.0.113.9"}, dublin, "region"},
@@ -108,7 +111,7 @@ func TestClosestByAddress(t *testing.T) {
 func TestPlacedByAddress(t *testing.T) {
 	orgs := &fixedOrgs{orgs: map[string]residency.Org{"homely": bounded("homely", "global", dublin)}}
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)))
-	f.set(worldly(t)...)
+	f.set(append(worldly(t), located(singapore))...)
 	s := f.service(func(c *tokens.Config) { c.GeoIP, c.Orgs = somewhere(), orgs })
 	running(t, s)
 	in := login(t, s)
@@ -116,19 +119,39 @@ func TestPlacedByAddress(t *testing.T) {
 		t.Errorf("login from Virginia: %+v", in.Server)
 	}
 	granted(t, s, "/v1/refresh", api.RefreshRequest{RefreshToken: in.RefreshToken})
+	if status, body := startAt(t, s, "198.51.100.7"); status != "200" || !strings.Contains(body, singapore) {
+		t.Errorf("started by an application for somebody in Singapore: %s %s", status, body)
+	}
+	if status, body := startAt(t, s, "Singapore"); status != "400" || !strings.Contains(body, "body.clientAddress") {
+		t.Errorf("started for no address: %s %s", status, body)
+	}
 	if homely, p, _ := starting(t, s, "homely"); homely.Server.Region != dublin {
 		t.Errorf("an organization at home in Dublin: %+v %+v", homely, p)
 	}
-	replayed(t, f.conn, 3)
+	replayed(t, f.conn, 4)
 	for _, d := range stored[*events.Decision](t, f.conn, jetstream.StreamEvents, events.KindDecision) {
 		want := &events.Location{Lat: 39.04, Lon: -77.49}
-		if d.Facts.Home != "" {
+		switch {
+		case d.Facts.Home != "":
 			want = nil
+		case strings.HasPrefix(d.To, singapore):
+			want = &events.Location{Lat: 1.35, Lon: 103.82}
 		}
 		if diff := cmp.Diff(want, d.Facts.Location); diff != "" {
 			t.Errorf("the place in decision %s %s: -want +got\n%s", d.Verdict, d.Reason, diff)
 		}
 	}
+}
+
+// startAt starts a session for a user with an address.
+func startAt(t *testing.T, s *tokens.Service, address string) (status, body string) {
+	t.Helper()
+	in, err := json.Marshal(api.StartRequest{Subject: "ada", ClientAddress: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, data := s.Serve(t.Context(), api.MethodStart, nil, in)
+	return header[api.HeaderStatus][0], string(data)
 }
 
 // running runs a service until the test ends.

@@ -41,6 +41,8 @@ type StartRequest struct {
 	Scope    string         `json:"scope,omitempty" doc:"space-separated scopes, claim scope"`
 	Claims   map[string]any `json:"claims,omitempty" doc:"the application's own claims; none of berth's names"`
 	ClientID string         `json:"clientId,omitempty" doc:"OAuth client, claim client_id"`
+	// ClientAddress is the user's network address as the application sees it, to place the session by.
+	ClientAddress string `json:"clientAddress,omitempty" doc:"the user's network address"`
 }
 
 // RefreshRequest redeems a refresh token. Only the token is required.
