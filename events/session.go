@@ -99,7 +99,8 @@ type Facts struct {
 	// RTTMs are the round-trip times in milliseconds that the client measured, by server.
 	RTTMs map[string]float64 `json:"rtt_ms,omitempty"`
 	// Allowed are the regions where the session may be, sorted; none: all, an empty name: none.
-	// Home is the region where it is while that can take it.
+	// Home is the region where it is while that can take it: its organization's, else the one that load or a
+	// failure has sent it away from.
 	Allowed []string `json:"allowed,omitempty"`
 	Home    string   `json:"home,omitempty"`
 	// Dead says that the session's server was found dead in this judgement; Unreachable

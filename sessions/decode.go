@@ -130,6 +130,12 @@ func (d *decoder) lasting(r *Record, key []byte) int {
 	case "abandoned":
 		d.stamp(&r.Abandoned)
 		return 27
+	case "measured":
+		r.Measured = d.measured()
+		return 28
+	case "home":
+		r.Home = d.string()
+		return 29
 	default:
 		return wire.Unknown
 	}

@@ -30,7 +30,11 @@ func (r *Record) Append(buf []byte) ([]byte, error) {
 	if !r.MovedAt.IsZero() {
 		w.Time("moved_at", r.MovedAt)
 	}
+	w.Filled("home", r.Home)
 	w.Filled("bookmark", r.Bookmark)
+	if r.Measured != nil {
+		r.Measured.write(&w)
+	}
 	w.String("subject", r.Subject)
 	w.String("client_id", r.ClientID)
 	w.Filled("org", r.Org)

@@ -30,6 +30,7 @@ func FuzzDecodeRecord(f *testing.F) {
 		`{"source":"eu","refused":{"number":2,"region":"us"},"taken":[{"epoch":{"number":1,"region":"us"},"gen":5},{}]}`, `{"taken":[]}`, `{"taken":null,"refused":null}`,
 		`{"state":"moving","intent":{"deadline":"2026-11-21T12:00:00Z","next":{"session":"a","intent":{"next":null}}}}`, `{"intent":null}`, `{"taken":[],"taken":[]}`,
 		`{"answer":{"fallbacks":[{}{}]}}`,
+		`{"measured":{"told":"2026-11-21T12:00:00Z","regions":[{"region":"eu","ms":11.5},{}]}}`, `{"measured":null}`, `{"measured":{"regions":null,"told":null}}`, `{"measured":{},"measured":{}}`,
 	} {
 		f.Add([]byte(s))
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/placement"
 )
 
 // Verdict is what becomes of a presented refresh token.
@@ -149,6 +150,7 @@ func (r Record) Next(j Judgement, region string, a Answer, op string, now time.T
 	}
 	if moved {
 		r.MovedAt = now
+		r.Home = r.homeAfter(a)
 	}
 	r.Version = RecordVersion
 	r.Gen = max(r.Gen, j.Token.Gen) + 1
@@ -158,6 +160,11 @@ func (r Record) Next(j Judgement, region string, a Answer, op string, now time.T
 	r.State, r.Intent = StateActive, nil
 	r.Server, r.Answer, r.Op = a.Server, a, op
 	return r
+}
+
+// homeAfter returns the record's Home after it has gone on with an answer.
+func (r *Record) homeAfter(a Answer) string {
+	return placement.HomeAfter(r.Home, r.Answer.Region, a.Region, placement.Reason(a.Reason))
 }
 
 // Claim records what the client says of a critical task: the first claim's time stays until

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ type Request struct {
 	// Critical is criticalTaskInProgress; Bookmark the session's newest position, if told.
 	Critical bool
 	Bookmark string
+	// Measured are the times that the client tells; nil: none, and those of the record count on.
+	Measured *Measured
 	// Deadline is the absolute time after which nothing is answered or written (V3).
 	Deadline time.Time
 	// Floor is the lowest epoch that the passing server accepts; nothing below is issued
@@ -203,6 +206,7 @@ func (o *Owner) redeem(ctx context.Context, req Request, d Decider, rec Record, 
 	if req.Bookmark != "" {
 		rec.Bookmark = req.Bookmark
 	}
+	rec.Measured = cmp.Or(req.Measured, rec.Measured.At(now))
 	answer, err := d.Answer(ctx, rec, j)
 	if err != nil {
 		return Outcome{}, err

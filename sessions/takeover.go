@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -15,6 +16,7 @@ import (
 // The caller fills in the new token's hash.
 func TakeOver(base Record, own *Record, copies []Copy, j Judgement, region string, a Answer, op string, now time.Time) Record {
 	r := base
+	r.Home = base.homeAfter(a)
 	r.took(higher(base.Current(), j.Token))
 	r.Intent, r.Source, r.Refused = nil, "", events.Epoch{}
 	number := max(base.Epoch.Number, j.Token.Epoch.Number, highest(copies))
@@ -110,6 +112,7 @@ func (o *Owner) takeOver(ctx context.Context, req Request, owner string, young b
 	if req.Bookmark != "" {
 		rec.Bookmark = req.Bookmark
 	}
+	rec.Measured = cmp.Or(req.Measured, rec.Measured.At(now))
 	answer, err := d.Answer(ctx, rec, j)
 	if err != nil {
 		return Outcome{}, err

@@ -143,6 +143,8 @@ func (s *Service) callOf(r *http.Request, now time.Time) call {
 		if address := r.Header.Get(api.HeaderClientAddress); address != "" {
 			c.address = address
 		}
+	} else if len(s.cfg.TrustedProxies) > 0 {
+		c.address = s.behindProxies(c.address, r.Header["X-Forwarded-For"])
 	}
 	if location := r.Header.Get(headerLocation); location != "" && (internal || s.cfg.TrustLocation) {
 		if at, err := events.ParseLocation(location); err == nil {

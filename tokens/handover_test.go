@@ -43,16 +43,21 @@ func newRegions(t *testing.T, names ...string) *regions {
 	for _, name := range names {
 		r.start(t, name)
 	}
-	for _, from := range names {
-		for _, to := range names {
-			subject := rpc("global", to, "jwks")
+	r.reach(t)
+	return r
+}
+
+// reach waits until each region's token service answers each other one.
+func (r *regions) reach(t *testing.T) {
+	t.Helper()
+	for from := range r.services {
+		for to := range r.services {
 			jetstreamtest.Eventually(t, 10*time.Second, to+" to be in reach of "+from, func() bool {
-				_, err := r.fleets[from].conn.Call(t.Context(), subject, nil, nil)
+				_, err := r.fleets[from].conn.Call(t.Context(), rpc("global", to, "jwks"), nil, nil)
 				return err == nil
 			})
 		}
 	}
-	return r
 }
 
 // provisionedRegions are regions whose token services do not run yet. Organizations are changed in the
@@ -308,6 +313,9 @@ func TestTakeover(t *testing.T) {
 	t.Logf("taken over %v after the cut", time.Since(began).Round(100*time.Millisecond))
 	if third.Server.Region != singapore || third.Reason != "region_down" || third.Notice == nil {
 		t.Errorf("%s %s to %+v", third.Decision, third.Reason, third.Server)
+	}
+	if got := r.fleets[singapore].record(first.SessionID).Home; got != dublin {
+		t.Errorf("the session that was taken over calls %q home", got)
 	}
 	replayed(t, r.fleets[singapore].conn, 1)
 	// The region that is cut off serves its own clients; whoever reaches both is served twice.

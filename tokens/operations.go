@@ -157,12 +157,12 @@ func (s *Service) logout(ctx context.Context, claims *api.RefreshClaims) error {
 	return nil
 }
 
-func (s *Service) serveClosest(_ context.Context, c call, r *http.Request, _ none) (message, error) {
+func (s *Service) serveClosest(ctx context.Context, c call, r *http.Request, _ none) (message, error) {
 	org, err := orgOf(r)
 	if err != nil {
 		return message{}, err
 	}
-	reply, err := s.closest(c, org)
+	reply, err := s.closest(c, org, s.measuredBy(ctx, r))
 	if err != nil {
 		return message{}, err
 	}

@@ -91,6 +91,7 @@ func claimed(c *api.RefreshClaims) sessions.Request {
 // request completes the refresh of a token by what the client asks for with it.
 func (r *redemption) request(in sessions.Request) sessions.Request {
 	in.Critical, in.Bookmark, in.Deadline, in.Floor = r.req.CriticalTaskInProgress, r.req.Bookmark, r.call.deadline, r.call.floor
+	in.Measured = r.told()
 	return in
 }
 
@@ -353,9 +354,9 @@ func (r *redemption) Answer(_ context.Context, rec sessions.Record, j sessions.J
 func (r *redemption) facts(rec *sessions.Record) placement.Request {
 	return placement.Request{
 		Session: rec.Session, Generation: rec.Gen, Server: rec.Server, Arrived: r.call.arrived,
-		ClosestServer: r.req.ClosestServerID, Location: r.call.location, RTT: rtts(r.req.RTTMs),
+		ClosestServer: r.req.ClosestServerID, Location: r.s.whereabouts(&r.call), RTT: r.measured(rec),
 		Critical: r.req.CriticalTaskInProgress, CriticalSince: rec.CriticalSince,
-		MovedAt: rec.MovedAt, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
+		MovedAt: rec.MovedAt, Home: rec.Home, StartedAt: rec.StartedAt, Dead: r.gone, Unreachable: r.unreachable, Stale: r.stale,
 	}
 }
 
@@ -410,14 +411,4 @@ func rebuilt(c *api.RefreshClaims) sessions.Record {
 		StartedAt: started, ExpiresAt: started.Add(SessionTTL),
 		Epoch: events.Epoch{Number: c.Epoch, Region: c.EpochRegion}, Gen: c.Generation,
 	}
-}
-
-func rtts(ms map[string]float64) []placement.RTT {
-	list := make([]placement.RTT, 0, len(ms))
-	for id, v := range ms {
-		if v > 0 && v < 60_000 && len(id) <= events.MaxToken { // no server has a longer name
-			list = append(list, placement.RTT{ServerID: id, MS: v})
-		}
-	}
-	return list
 }

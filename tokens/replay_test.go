@@ -1,7 +1,6 @@
 package tokens_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -81,16 +80,7 @@ func TestDecisionsAreReplayed(t *testing.T) {
 	plan := new(atomic.Pointer[placement.Policy])
 	plan.Store(&placement.Policy{})
 	s := f.service(func(c *tokens.Config) { c.Stale, c.Policies = stale.Load, policies{plan} })
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	jetstreamtest.Eventually(t, 10*time.Second, "the service to be ready", func() bool { return s.Ready() == nil })
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	running(t, s)
 	const clients, each = 10, 15
 	var all sync.WaitGroup
 	var decisions atomic.Int64

@@ -52,12 +52,14 @@ func (s *Service) bounds(org, jurisdiction string) (residency.Bounds, error) {
 }
 
 // bind puts into a placement what holds for the session. Where a home region is set that counts, or who
-// stands in for it, and not what is closest to the client: it would leave its home again and again.
+// stands in for it, and neither what is closest to the client, for it would leave its home again and again, nor what the
+// session has had to leave.
 func bind(pr *placement.Request, b *residency.Bounds, view *registry.View) {
-	pr.Allowed, pr.Home = b.Allowed, b.Home
+	pr.Allowed = b.Allowed
 	if b.Home == "" {
 		return
 	}
+	pr.Home = b.Home
 	pr.ClosestServer, pr.RTT, pr.Location, pr.Arrived = "", nil, nil, b.Home
 	if usable(view, b.Home) {
 		return

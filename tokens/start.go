@@ -26,7 +26,7 @@ const (
 type call struct {
 	// arrived is the region where the client's request arrived.
 	arrived string
-	// address is the client's network address, for limits.
+	// address is the client's network address, for limits and to find out where it is.
 	address string
 	// location is where the client is, if known.
 	location *events.Location
@@ -43,6 +43,9 @@ type call struct {
 func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.TokensReply, error) {
 	if err := checkStart(req); err != nil {
 		return api.TokensReply{}, err
+	}
+	if req.ClientAddress != "" {
+		c.address = req.ClientAddress
 	}
 	view, err := s.able()
 	if err != nil {
@@ -72,7 +75,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 		s.countStrict(ctx, err)
 		return api.TokensReply{}, asError(err)
 	}
-	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: c.location, StartedAt: now}
+	pr := placement.Request{Session: rec.Session, Arrived: c.arrived, Location: s.whereabouts(&c), StartedAt: now}
 	bind(&pr, &b, view)
 	founded := s.decide(pr, view, now)
 	d := founded.said
@@ -113,6 +116,9 @@ func checkStart(req api.StartRequest) error {
 	}
 	if len(req.ClientID) > maxClientID {
 		fields = append(fields, api.FieldError{Location: "body.clientId", Message: fmt.Sprintf("want at most %d bytes", maxClientID)})
+	}
+	if _, ok := addressOf(req.ClientAddress); req.ClientAddress != "" && !ok {
+		fields = append(fields, api.FieldError{Location: "body.clientAddress", Message: "want an IP address"})
 	}
 	if err := checkOwn(req.Claims); err != nil {
 		fields = append(fields, api.FieldError{Location: "body.claims", Message: err.Error()})

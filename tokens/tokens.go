@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -70,6 +71,11 @@ type Config struct {
 	// TrustLocation honours the header X-Berth-Client-Location, which anybody can write:
 	// for development behind a front that plays the geo-DNS.
 	TrustLocation bool
+	// GeoIP says where clients are that do not say so. nil: nobody does.
+	GeoIP Locator
+	// TrustedProxies are the networks of load balancers, whose word in X-Forwarded-For for whom they ask is
+	// believed. nil: a client's address is that of the connection's other end.
+	TrustedProxies []netip.Prefix
 
 	// View returns the newest view of the active servers, nil before the first.
 	View func() *registry.View
@@ -139,6 +145,12 @@ type Bus interface {
 type Arrivals interface {
 	Follow(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record), reading func(on, missed bool)) error
 	All(ctx context.Context, fn func(key sessions.Key, region string, rec sessions.Record)) error
+}
+
+// Locator says where a network address is, roughly; false: that is not known. It answers from memory, for it is asked at
+// each login and refresh, and is safe for concurrent use. Nothing that has to hold rests on it.
+type Locator interface {
+	Locate(address netip.Addr) (events.Location, bool)
 }
 
 // Orgs gives what holds for an organization, from memory. An error means that this is not known: then

@@ -358,7 +358,8 @@ func (s *simulation) follow(c *client, d placement.Decision, v *placement.View) 
 		c.movedAt = s.time()
 	}
 	if c.server != nobody {
-		c.home = s.home(c, at.Region, d.Reason)
+		from := s.fleet.servers[c.server].region
+		c.home = placement.HomeAfter(c.home, s.fleet.regions[from], s.fleet.regions[at.Region], d.Reason)
 	}
 	s.hear(c.server, -1)
 	s.hear(target, 1)
@@ -366,22 +367,6 @@ func (s *simulation) follow(c *client, d placement.Decision, v *placement.View) 
 	c.server = target
 	s.fleet.servers[target].sessions += c.load
 	return again
-}
-
-// home returns the region that a session that moves comes from: the one that load or a failure
-// sent it away from first, until it is back or follows its client elsewhere.
-func (s *simulation) home(c *client, to int, reason placement.Reason) string {
-	from := s.fleet.regions[s.fleet.servers[c.server].region]
-	switch {
-	case s.fleet.regions[to] == from:
-		return c.home
-	case s.fleet.regions[to] == c.home || reason == placement.ReasonCloserRegion:
-		return ""
-	case c.home == "":
-		return from
-	default:
-		return c.home
-	}
 }
 
 // leave takes a client's session off its server.

@@ -13,7 +13,8 @@ import (
 
 // StartSession begins a session for a user that the application has authenticated itself, and
 // returns what is to be handed to the client. The server that the reply names may be another
-// than this one. It takes at most 10 s; errors are of type *api.Error.
+// than this one: give the user's address in the request, and where token services have a GeoIP database it is one close to
+// the user. It takes at most 10 s; errors are of type *api.Error.
 func (a *Agent) StartSession(ctx context.Context, req api.StartRequest) (api.TokensReply, error) {
 	body, err := json.Marshal(req)
 	if err != nil {

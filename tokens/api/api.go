@@ -41,6 +41,8 @@ type StartRequest struct {
 	Scope    string         `json:"scope,omitempty" doc:"space-separated scopes, claim scope"`
 	Claims   map[string]any `json:"claims,omitempty" doc:"the application's own claims; none of berth's names"`
 	ClientID string         `json:"clientId,omitempty" doc:"OAuth client, claim client_id"`
+	// ClientAddress is the user's network address as the application sees it, to place the session by.
+	ClientAddress string `json:"clientAddress,omitempty" doc:"the user's network address"`
 }
 
 // RefreshRequest redeems a refresh token. Only the token is required.
@@ -51,7 +53,7 @@ type RefreshRequest struct {
 	// CriticalTaskInProgress blocks a move while the server lives, within a bound.
 	CriticalTaskInProgress bool `json:"criticalTaskInProgress,omitempty" doc:"true while a critical task is in progress: the session stays"`
 	// RTTMs maps servers to round-trip times in milliseconds that the client measured.
-	RTTMs map[string]float64 `json:"rttMs,omitempty" maxProperties:"64" doc:"measured round-trip times in milliseconds by server id"`
+	RTTMs map[string]float64 `json:"rttMs,omitempty" maxProperties:"64" doc:"measured round-trip times in milliseconds by server id; they replace those told before, and count for a day"`
 	// FailedServerID names the server that the client could not reach.
 	FailedServerID string `json:"failedServerId,omitempty" maxLength:"64" doc:"the server that the client failed to reach"`
 	// Bookmark is the position that the session's reads must have reached.
@@ -115,8 +117,8 @@ type ClosestReply struct {
 	Region          string      `json:"region"`
 	URL             string      `json:"url"`
 	Candidates      []Candidate `json:"candidates" doc:"up to three, one a region, nearest first"`
-	// Basis is what the answer rests on: location, geoip or region.
-	Basis string `json:"basis" enum:"location,geoip,region"`
+	// Basis is what the answer rests on: rtt, location, geoip or region.
+	Basis string `json:"basis" enum:"rtt,location,geoip,region" doc:"what the answer rests on: rtt, what the session of the access token has measured within a day; location, where the client says it is, where that is believed; geoip, where its address is; region, where its request arrived"`
 }
 
 // ServersReply lists the active servers of the service's own region.

@@ -31,6 +31,7 @@ func examples() map[string]any {
 		"login_upstream": &api.LoginRequest{IDToken: "eyJhbGciOiJSUzI1NiJ9.e30.c2ln"},
 		"start_request": &api.StartRequest{
 			Subject: "alice", Org: "acme", Scope: "read write", Claims: map[string]any{"tenant": "t1", "admin": true}, ClientID: "web",
+			ClientAddress: "198.51.100.7",
 		},
 		"refresh_request": &api.RefreshRequest{
 			RefreshToken: "aaa.bbb.ccc", ClosestServerID: "eu-west-1-b", CriticalTaskInProgress: true,

@@ -30,6 +30,8 @@ type Config struct {
 	Servers int
 	// Jurisdictions are the named sets of regions that sessions can be bound to.
 	Jurisdictions residency.Jurisdictions
+	// GeoIP is the file of a database that says where addresses are; empty: none.
+	GeoIP string
 	// BasePort is the first port: the front's. 0: any free ports.
 	BasePort int
 	// Dir keeps the state. Empty: a temporary directory, removed at the end.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -126,6 +127,7 @@ func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) err
 				NATS: connect, Topology: topology, Listen: f.cfg.address(f.cfg.regionPort(i, offsetTokens)),
 				Admin: f.cfg.address(f.cfg.regionPort(i, offsetTokensAdmin)), Issuer: service.URL(f.front),
 				KeyFile: key, UsersFile: f.users, TrustLocation: true, Jurisdictions: f.cfg.Jurisdictions,
+				GeoIP: f.cfg.GeoIP, TrustedProxies: frontAlone(),
 				Ready: func(url, admin string) { r.admin = admin; tokensReady <- url }, Log: f.cfg.Log,
 			})
 		})
@@ -138,6 +140,11 @@ func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) err
 		}
 	}
 	return nil
+}
+
+// frontAlone returns the address that the front asks from.
+func frontAlone() []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 32)}
 }
 
 // provision makes a region's streams before any other region asks for its sessions: what is asked for in vain is asked for

@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -79,6 +80,9 @@ func (f *front) pass(ctx context.Context, way Way, r *http.Request, body []byte)
 		if name != "Connection" {
 			out.Header[name] = values
 		}
+	}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		out.Header.Set("X-Forwarded-For", host) // whatever the client says of itself
 	}
 	return f.client.Do(out)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/berthhq/berth/cmd/internal/geoip"
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/placement"
@@ -44,6 +46,10 @@ type TokensConfig struct {
 	ViewBound time.Duration
 	// TrustLocation honours the client's own word of where it is: for dev only.
 	TrustLocation bool
+	// GeoIP is the file of a database that says where addresses are; empty: none.
+	GeoIP string
+	// TrustedProxies are the networks of load balancers that say for whom they ask.
+	TrustedProxies []netip.Prefix
 	// Jurisdictions are the named sets of regions, the same in all of them.
 	Jurisdictions residency.Jurisdictions
 	// Ready is called with the URLs of both listeners once the service can answer.
@@ -53,17 +59,8 @@ type TokensConfig struct {
 
 // RunTokens serves until ctx ends.
 func RunTokens(ctx context.Context, c TokensConfig) (err error) {
-	keys, users, err := c.load()
+	cfg, places, err := c.configure()
 	if err != nil {
-		return err
-	}
-	// What is configured is checked before anything is connected to.
-	if err := (placement.Policy{Name: c.Policy}).Validate(); err != nil {
-		return fmt.Errorf("configure tokens: %w", err)
-	}
-	cfg := c.tokens(keys, users)
-	cfg.Instance = strings.ToLower(ulid.Make().String())
-	if err := cfg.Validate(); err != nil {
 		return err
 	}
 	l, err := Listen(ctx, c.Listen)
@@ -115,6 +112,7 @@ func RunTokens(ctx context.Context, c TokensConfig) (err error) {
 	base.Go(func() error { return copies.Run(inner) })
 	base.Go(func() error { return documents.run(inner, conn) })
 	base.Go(func() error { clocks.run(inner); return nil })
+	base.Go(func() error { return places.Run(inner) })
 	outer, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(inner, cancel)()
@@ -210,14 +208,30 @@ func (c *TokensConfig) log() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// load reads the files.
-func (c *TokensConfig) load() (*tokens.KeyFile, *tokens.Users, error) {
+// configure returns what is configured, checked before anything is connected to, and the database of addresses.
+func (c *TokensConfig) configure() (cfg tokens.Config, places *geoip.DB, err error) {
 	keys, err := tokens.OpenKeyFile(c.KeyFile, c.NATS.Region)
-	if err != nil || c.UsersFile == "" {
-		return keys, nil, err
+	if err != nil {
+		return cfg, nil, err
 	}
-	users, err := tokens.LoadUsers(c.UsersFile)
-	return keys, users, err
+	var users *tokens.Users
+	if c.UsersFile != "" {
+		if users, err = tokens.LoadUsers(c.UsersFile); err != nil {
+			return cfg, nil, err
+		}
+	}
+	if err := (placement.Policy{Name: c.Policy}).Validate(); err != nil {
+		return cfg, nil, fmt.Errorf("configure tokens: %w", err)
+	}
+	cfg = c.tokens(keys, users)
+	cfg.Instance = strings.ToLower(ulid.Make().String())
+	if places, err = geoip.Open(geoip.Config{Path: c.GeoIP, Log: c.Log}); err != nil {
+		return cfg, nil, err
+	}
+	if c.GeoIP != "" {
+		cfg.GeoIP = places
+	}
+	return cfg, places, cfg.Validate()
 }
 
 // tokens returns the part of the service's configuration that needs no connection.
@@ -225,7 +239,7 @@ func (c *TokensConfig) tokens(keys tokens.Signer, users *tokens.Users) tokens.Co
 	return tokens.Config{
 		Region: c.NATS.Region, Issuer: c.Issuer, Audience: cmp.Or(c.Audience, c.Issuer),
 		AccessTTL: c.AccessTTL, RefreshTTL: c.RefreshTTL, Keys: keys, Users: users,
-		TrustLocation: c.TrustLocation, Jurisdictions: c.Jurisdictions, Log: c.Log,
+		TrustLocation: c.TrustLocation, TrustedProxies: c.TrustedProxies, Jurisdictions: c.Jurisdictions, Log: c.Log,
 	}
 }
 
