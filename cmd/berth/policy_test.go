@@ -59,7 +59,7 @@ func TestPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	const diff = "all.cooldown: none -> 1m0s\nall.critical_bound: none -> default\nall.drain_deadline: none -> default\nall.max_rtt_ms: none -> 0\n" +
-		"all.percent: none -> 100\nall.policy: none -> p2c\nall.refresh_interval: none -> default\npolicy: spread+prices -> p2c\nvariants: none -> all\n"
+		"all.percent: none -> 100\nall.policy: none -> p2c\nall.refresh_interval: none -> default\nall.return_after: none -> default\npolicy: spread+prices -> p2c\nvariants: none -> all\n"
 	if stdout, stderr, code := operatorCommand(t, other, "", "policy", "diff", file); code != 0 || stdout != diff || stderr != "" {
 		t.Errorf("diff: exit code %d, %q, %q", code, stdout, stderr)
 	}

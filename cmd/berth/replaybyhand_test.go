@@ -132,7 +132,7 @@ func byHand(sights []*events.Sight) map[uint64]seenByHand {
 		for _, e := range s.Servers {
 			servers[e.Server] = placement.Server{
 				ID: e.Server, Region: e.Region, State: e.State, Capacity: e.Capacity, Utilisation: e.Utilisation, Location: e.Location,
-				DrainingSince: e.DrainingSince, DrainUntil: e.DrainUntil,
+				DrainingSince: e.DrainingSince, DrainUntil: e.DrainUntil, RejoinedAt: e.RejoinedAt,
 			}
 		}
 		for id, u := range s.Utilisation {
