@@ -50,11 +50,14 @@ func (a vector) milliseconds(b vector) float64 {
 
 // angle returns the arc cosine of x in radians by the polynomial 4.4.46 of Abramowitz and
 // Stegun, Handbook of Mathematical Functions: within 2·10⁻⁸, which is a hand's breadth on
-// the ground, in a third of math.Acos's time.
+// the ground. Its terms are summed by halves (Estrin's scheme), which a processor works out
+// side by side.
 func angle(x float64) float64 {
 	y := min(1, math.Abs(x))
-	poly := ((((((-0.0012624911*y+0.0066700901)*y-0.0170881256)*y+0.0308918810)*y-0.0501743046)*y+0.0889789874)*y-0.2145988016)*y + 1.5707963050
-	acos := math.Sqrt(1-y) * poly
+	y2 := y * y
+	high := (-0.0012624911*y+0.0066700901)*y2 + (-0.0170881256*y + 0.0308918810)
+	low := (-0.0501743046*y+0.0889789874)*y2 + (-0.2145988016*y + 1.5707963050)
+	acos := math.Sqrt(1-y) * (high*y2*y2 + low)
 	if x < 0 {
 		return math.Pi - acos
 	}
