@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/berthhq/berth/events"
@@ -15,7 +16,7 @@ import (
 )
 
 // everything compares unexported fields, too.
-var everything = cmp.Exporter(func(reflect.Type) bool { return true })
+var everything = cmp.Options{cmp.Exporter(func(reflect.Type) bool { return true }), cmpopts.EquateNaNs()}
 
 // TestWithIsANewView: a view that is changed is the view of the changed servers, and the one
 // before stays as it was.
