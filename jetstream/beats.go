@@ -165,7 +165,7 @@ func (k *Copies) Lags() []Lag {
 
 // CopyLags reads once, from the stream alone, what Lags returns.
 func (c *Conn) CopyLags(ctx context.Context) ([]Lag, error) {
-	info, err := c.copiesInfo(ctx)
+	info, err := c.copiesInfo(ctx, StreamCopies)
 	if err != nil || len(info.Config.Sources) == 0 {
 		return nil, err
 	}

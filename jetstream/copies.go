@@ -61,13 +61,14 @@ func (c *Conn) Copies(cfg CopiesConfig) *Copies {
 	return k
 }
 
-// Run writes the own region's beats, hears those of others, and watches the edges, until ctx ends, which is no error, or
+// Run writes the own region's beats, hears those of others, and watches the edges, of idempotency keys too, until ctx ends, which is no error, or
 // the connection is closed for good. Without it there is neither lag nor readiness, and a change of edges is not noticed.
 func (k *Copies) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { k.writeBeats(ctx); return nil })
 	g.Go(func() error { return k.hearBeats(ctx) })
 	g.Go(func() error { k.watchEdges(ctx); return nil })
+	g.Go(func() error { k.watchIdempotency(ctx); return nil })
 	return g.Wait()
 }
 
@@ -102,7 +103,7 @@ func (k *Copies) strands(ctx context.Context) ([]strand, error) {
 	if known := k.incoming.Load(); known != nil {
 		return *known, nil
 	}
-	info, err := k.conn.copiesInfo(ctx)
+	info, err := k.conn.copiesInfo(ctx, StreamCopies)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func (k *Copies) strands(ctx context.Context) ([]strand, error) {
 
 // Edges returns the region's edges as its stream of copies has them, sorted by region; none where there is no such stream.
 func (c *Conn) Edges(ctx context.Context) ([]Edge, error) {
-	info, err := c.copiesInfo(ctx)
+	info, err := c.copiesInfo(ctx, StreamCopies)
 	if err != nil {
 		return nil, fmt.Errorf("look up edges: %w", err)
 	}
@@ -128,16 +129,16 @@ func (c *Conn) Edges(ctx context.Context) ([]Edge, error) {
 	return edges, nil
 }
 
-// copiesInfo describes the stream, emptily where there is none: the region has no edges.
-func (c *Conn) copiesInfo(ctx context.Context) (*natsjs.StreamInfo, error) {
+// copiesInfo describes a stream of copies, emptily where there is none: the region has no edges.
+func (c *Conn) copiesInfo(ctx context.Context, name string) (*natsjs.StreamInfo, error) {
 	ctx, cancel := within(ctx, requestTimeout)
 	defer cancel()
-	s, err := c.js.Stream(ctx, StreamCopies)
+	s, err := c.js.Stream(ctx, name)
 	switch {
 	case errors.Is(err, natsjs.ErrStreamNotFound):
 		return &natsjs.StreamInfo{}, nil
 	case err != nil:
-		return nil, fmt.Errorf("look up stream %s: %w", StreamCopies, err)
+		return nil, fmt.Errorf("look up stream %s: %w", name, err)
 	}
 	return s.CachedInfo(), nil
 }

@@ -25,6 +25,7 @@ func TestParseEdges(t *testing.T) {
 		"no region":      {[]string{""}, nil, `edge ""`},
 		"wildcard":       {[]string{"*"}, nil, `edge "*"`},
 		"no such word":   {[]string{"a=EU"}, nil, `edge a: jurisdiction "EU"`},
+		"no edge":        {[]string{"a=local"}, nil, `jurisdiction "local" is what stays`},
 		"empty":          {[]string{"a="}, nil, `edge a: jurisdiction ""`},
 		"the same again": {[]string{"a=eu+eu"}, nil, `edge a: jurisdiction "eu"`},
 	}

@@ -161,7 +161,7 @@ func (s *sight) reached(server string) {
 
 // look finds out how things are with the own stream and with each strand.
 func (k *Copies) look(ctx context.Context) {
-	info, err := k.conn.copiesInfo(ctx)
+	info, err := k.conn.copiesInfo(ctx, StreamCopies)
 	if err != nil {
 		k.sight.mu.Lock()
 		k.sight.fault = err
@@ -230,7 +230,7 @@ var errNoSessions = errors.New("the region has no bucket " + BucketSessions + " 
 func (c *Conn) originOf(ctx context.Context, s strand) originState {
 	ctx, cancel := within(ctx, lookTimeout)
 	defer cancel()
-	msg, err := c.askAbroad(ctx, s.api()+".STREAM.INFO."+bucketStream(BucketSessions))
+	msg, err := c.askAbroad(ctx, s.api()+".STREAM.INFO."+bucketStream(s.bucket))
 	if err != nil {
 		return originState{err: err}
 	}
@@ -289,7 +289,7 @@ func (k *Copies) judge(ctx context.Context, info *natsjs.StreamInfo, in []strand
 // sourceOf returns what the stream says of the source of a strand.
 func sourceOf(own string, info *natsjs.StreamInfo, s strand) *natsjs.StreamSourceInfo {
 	for _, source := range info.Sources {
-		if other, ok := strandOf(own, source.External, source.SubjectTransforms); ok && other == s {
+		if other, ok := strandOf(own, source.Name, source.External, source.SubjectTransforms); ok && other == s {
 			return source
 		}
 	}
@@ -384,8 +384,12 @@ func (k *Copies) kick(ctx context.Context, s strand) {
 }
 
 func (c *Conn) restartSource(ctx context.Context, s strand) error {
-	return c.restartSources(ctx, StreamCopies, func(source *natsjs.StreamSource) bool {
-		other, ok := strandOf(c.region, source.External, source.SubjectTransforms)
+	stream := StreamCopies
+	if s.bucket == BucketIdempotency {
+		stream = StreamIdempotencyCopies
+	}
+	return c.restartSources(ctx, stream, func(source *natsjs.StreamSource) bool {
+		other, ok := strandOf(c.region, source.Name, source.External, source.SubjectTransforms)
 		return ok && other == s
 	})
 }

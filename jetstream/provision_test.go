@@ -61,20 +61,21 @@ func TestProvisionMakesTheContract(t *testing.T) {
 				"berth.v1.session.eu-west-1.* berth.v1.lock.eu-west-1.*.released berth.v1.revoked.*",
 			natsjs.FileStorage, false, -1, 168 * time.Hour, 10 << 30, true, false,
 		},
-		"BERTH_VIEWS":       {"berth.v1.view.* berth.v1.sight.eu-west-1.*", natsjs.FileStorage, false, -1, 24 * time.Hour, 4 << 30, true, false},
-		"KV_berth_servers":  {"$KV.berth_servers.>", natsjs.FileStorage, false, 1, 0, -1, true, true},
-		"KV_berth_sessions": {"$KV.berth_sessions.>", natsjs.FileStorage, false, 1, 0, -1, false, true},
-		"KV_berth_registry": {"$KV.berth_registry.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
-		"KV_berth_orgs":     {"$KV.berth_orgs.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
-		"KV_berth_policy":   {"$KV.berth_policy.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
-		"KV_berth_keys":     {"$KV.berth_keys.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
+		"BERTH_VIEWS":          {"berth.v1.view.* berth.v1.sight.eu-west-1.*", natsjs.FileStorage, false, -1, 24 * time.Hour, 4 << 30, true, false},
+		"KV_berth_servers":     {"$KV.berth_servers.>", natsjs.FileStorage, false, 1, 0, -1, true, true},
+		"KV_berth_sessions":    {"$KV.berth_sessions.>", natsjs.FileStorage, false, 1, 0, -1, false, true},
+		"KV_berth_registry":    {"$KV.berth_registry.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
+		"KV_berth_orgs":        {"$KV.berth_orgs.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
+		"KV_berth_policy":      {"$KV.berth_policy.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
+		"KV_berth_idempotency": {"$KV.berth_idempotency.>", natsjs.FileStorage, false, 1, 0, 1 << 30, false, true},
+		"KV_berth_keys":        {"$KV.berth_keys.>", natsjs.FileStorage, false, 1, 0, -1, false, false},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("streams (-want +got):\n%s", diff)
 	}
 
 	// The buckets are buckets to every other client.
-	for _, bucket := range []string{jetstream.BucketServers, jetstream.BucketSessions, jetstream.BucketKeys, jetstream.BucketOrgs, jetstream.BucketPolicy} {
+	for _, bucket := range []string{jetstream.BucketServers, jetstream.BucketSessions, jetstream.BucketKeys, jetstream.BucketOrgs, jetstream.BucketPolicy, jetstream.BucketIdempotency} {
 		kv, err := c.JetStream().KeyValue(t.Context(), bucket)
 		if err != nil {
 			t.Errorf("%s: %v", bucket, err)
@@ -104,8 +105,8 @@ func TestProvisionByManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(configs(t, jetstreamtest.Dial(t, url))); n != 9 {
-		t.Errorf("%d streams, want 9", n)
+	if n := len(configs(t, jetstreamtest.Dial(t, url))); n != 10 {
+		t.Errorf("%d streams, want 10", n)
 	}
 }
 

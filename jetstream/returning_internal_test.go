@@ -34,7 +34,7 @@ func newHarbour(without func(*strandSight), origins ...string) *harbour {
 	log := slog.New(slog.DiscardHandler)
 	h := &harbour{copies: &Copies{conn: &Conn{region: own, log: log}, log: log}, without: without}
 	for _, region := range origins {
-		h.origins = append(h.origins, &origin{strand: strand{"global", region, own}})
+		h.origins = append(h.origins, &origin{strand: strand{BucketSessions, "global", region, own}})
 	}
 	return h
 }

@@ -15,8 +15,9 @@ const (
 	StreamHeartbeats = "BERTH_HEARTBEATS"
 	StreamEvents     = "BERTH_EVENTS"
 	StreamViews      = "BERTH_VIEWS"
-	// StreamCopies is there only in a region that has edges.
-	StreamCopies = "BERTH_SESSION_COPIES"
+	// StreamCopies and StreamIdempotencyCopies are there only in a region that has edges.
+	StreamCopies            = "BERTH_SESSION_COPIES"
+	StreamIdempotencyCopies = "BERTH_IDEMPOTENCY_COPIES"
 )
 
 // The buckets of a region.
@@ -27,6 +28,8 @@ const (
 	BucketRegistry = "berth_registry"
 	BucketOrgs     = "berth_orgs"
 	BucketPolicy   = "berth_policy"
+	// BucketIdempotency is written by regional servers.
+	BucketIdempotency = "berth_idempotency"
 )
 
 // Topology says how a region's streams and buckets are kept. Where a field is zero, a stream that exists keeps what it
@@ -42,14 +45,17 @@ type Topology struct {
 	// ViewAge and ViewBytes bound BERTH_VIEWS. Zero: 24 hours and 4 GiB when made.
 	ViewAge   time.Duration
 	ViewBytes int64
-	// Edges are the regions with which copies of sessions are exchanged. Empty: none, and BERTH_SESSION_COPIES goes; nil: what
-	// is there stays.
+	// Edges are the regions with which copies of sessions, and of idempotency keys, are exchanged. Empty: none, and the streams
+	// of copies go; nil: what is there stays.
 	Edges []Edge
 	// Primary is the region in which organizations and the policy are changed: there berth_orgs and berth_policy are written,
 	// everywhere else they are copies. Empty: what is there stays, and the buckets are made as those of the primary region.
 	Primary string
 	// CopyBytes bounds BERTH_SESSION_COPIES. Zero: 10 GiB when made.
 	CopyBytes int64
+	// IdempotencyBytes bounds berth_idempotency, IdempotencyCopyBytes the copies of other regions' in BERTH_IDEMPOTENCY_COPIES.
+	// Zero: 1 GiB and 2 GiB when made.
+	IdempotencyBytes, IdempotencyCopyBytes int64
 	// Memory keeps everything in memory, for tests in fake time: nothing survives NATS. False: on disk, but for heartbeats.
 	Memory bool
 }
@@ -71,6 +77,8 @@ func (t *Topology) Validate() error {
 		{"view age", int64(t.ViewAge)},
 		{"view bytes", t.ViewBytes},
 		{"copy bytes", t.CopyBytes},
+		{"idempotency bytes", t.IdempotencyBytes},
+		{"idempotency copy bytes", t.IdempotencyCopyBytes},
 	} {
 		if f.value < 0 {
 			return fmt.Errorf("%s %d: want at least 0", f.name, f.value)
@@ -91,6 +99,8 @@ const (
 	viewAge        = 24 * time.Hour
 	viewBytes      = 4 << 30
 	copyBytes      = 10 << 30
+	keptBytes      = 1 << 30
+	keptCopyBytes  = 2 << 30
 	// copyAge ends what says itself not when it is to end, such as the marker of a key that somebody has removed by hand.
 	copyAge = 31 * 24 * time.Hour
 	// copiesPerKey is two, so that such a marker does not displace the copy itself.
@@ -129,6 +139,7 @@ func (t *Topology) streams(own string) []want {
 		}),
 		t.bucket(BucketRegistry, "Which registry of the region leads (lease), and what operators want of it (wishes)", func(*natsjs.StreamConfig) {}),
 		t.bucket(BucketKeys, "Public keys of all regions, each under its id", func(*natsjs.StreamConfig) {}),
+		t.idempotency(),
 		t.documents(BucketOrgs, "orgs", "Organizations: <organization>", own),
 		t.documents(BucketPolicy, "policy", "The policy of placement: <document>", own),
 	}
@@ -209,6 +220,36 @@ func (t *Topology) copies(in []strand) want {
 		c.Sources = append(c.Sources, s.source())
 	}
 	return t.want(c, 0, t.CopyBytes)
+}
+
+// idempotency keeps what regional servers have begun and replied. It refuses what is new when it is full: to forget what is
+// old would be to carry it out again. So would be a roll-up, with which one server could remove the keys of all.
+func (t *Topology) idempotency() want {
+	w := t.bucket(BucketIdempotency, "What was begun and replied under idempotency keys: <jurisdiction>.<hash>, each kept for a while", func(c *natsjs.StreamConfig) {
+		c.AllowMsgTTL, c.AllowRollup = true, false
+	})
+	w.maxBytes = t.IdempotencyBytes
+	w.config.MaxBytes = cmp.Or(t.IdempotencyBytes, keptBytes)
+	return w
+}
+
+// idempotencyCopies keeps the other regions' entries as copies keeps their sessions. Who removes a key by hand has its copies
+// go, too.
+func (t *Topology) idempotencyCopies(in []strand) want {
+	c := natsjs.StreamConfig{
+		Name:              StreamIdempotencyCopies,
+		Description:       "Copies of other regions' idempotency keys: berth.copies.<jurisdiction>.<origin region>.<hash>",
+		Storage:           t.storage(),
+		MaxMsgsPerSubject: 1,
+		MaxAge:            copyAge,
+		MaxBytes:          keptCopyBytes,
+		Discard:           natsjs.DiscardOld,
+		AllowMsgTTL:       true,
+	}
+	for _, s := range in {
+		c.Sources = append(c.Sources, s.source())
+	}
+	return t.want(c, 0, t.IdempotencyCopyBytes)
 }
 
 // bucket describes the stream that NATS clients know as a key-value bucket with a history of one. Reads go to the leader

@@ -22,6 +22,10 @@ func (a *Agent) refuse(w http.ResponseWriter, err *api.Error) {
 	writeProblem(w, err)
 }
 
+// WriteProblem answers as the lock does where it refuses, for middleware inside it: with a problem document of RFC 9457, which
+// no cache keeps, and with Retry-After where err has one, or its code needs one.
+func WriteProblem(w http.ResponseWriter, err *api.Error) { writeProblem(w, err) }
+
 // writeProblem answers with a problem document, RFC 9457. No refusal may be kept by a cache:
 // the next request can fare otherwise.
 func writeProblem(w http.ResponseWriter, err *api.Error) {
@@ -49,7 +53,7 @@ func writeRefusal(w http.ResponseWriter, err *api.Error, contentType string, doc
 	h.Set("Content-Type", contentType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	status := err.Code.Status()
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests || err.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(max(err.RetryAfter, 1)))
 	}
 	w.WriteHeader(status)

@@ -99,7 +99,7 @@ type Error struct {
 	Detail string
 	// Server is the right server, with CodeLockedElsewhere.
 	Server *Server
-	// RetryAfter, in seconds, is the Retry-After header of 429 and 503; 0 means 1.
+	// RetryAfter, in seconds, is the Retry-After header, which 429 and 503 always have: 0 means 1 there.
 	RetryAfter int
 	// Fields names the faulty fields, with CodeInvalidRequest.
 	Fields []FieldError

@@ -50,11 +50,12 @@ func (f *fleet) startNATS(ctx context.Context) (*embedded.Hub, error) {
 const (
 	maxStore  = 4 << 30
 	maxMemory = 1 << 30
-	// eventBytes, viewBytes and copyBytes bound the streams that would otherwise reserve what a
-	// production region has.
+	// eventBytes, viewBytes, copyBytes and keptBytes bound the streams that would otherwise reserve
+	// what a production region has.
 	eventBytes = 512 << 20
 	viewBytes  = 256 << 20
 	copyBytes  = 256 << 20
+	keptBytes  = 128 << 20
 )
 
 func (f *fleet) stopNATS(hub *embedded.Hub) error {
@@ -102,7 +103,10 @@ func (f *fleet) run(ctx context.Context) error {
 // startServices starts each region's registry and token service and waits until they are
 // ready.
 func (f *fleet) startServices(ctx, inner context.Context, g *errgroup.Group) error {
-	topology := jetstream.Topology{EventBytes: eventBytes, ViewBytes: viewBytes, CopyBytes: copyBytes, Primary: f.places[0].name}
+	topology := jetstream.Topology{
+		EventBytes: eventBytes, ViewBytes: viewBytes, CopyBytes: copyBytes, Primary: f.places[0].name,
+		IdempotencyBytes: keptBytes, IdempotencyCopyBytes: keptBytes,
+	}
 	for _, r := range f.regions {
 		if err := r.provision(ctx, topology); err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 	"github.com/berthhq/berth/policy"
 	"github.com/berthhq/berth/residency"
 	sdk "github.com/berthhq/berth/sdk/server"
+	"github.com/berthhq/berth/sdk/server/idempotency"
 	"github.com/berthhq/berth/tokens"
 	"github.com/berthhq/berth/tokens/api"
 )
@@ -75,6 +76,7 @@ func TestPermissions(t *testing.T) {
 			t.Errorf("an instance that is gone: %v", err)
 		}
 	}
+	keepsKeys(t, ours)
 	t.Run("the server may not", func(t *testing.T) { attack(t, ours, victim.SessionID) })
 	if got := ask(victim.AccessToken); got != http.StatusNoContent {
 		t.Errorf("after all that the session is answered %d", got)
@@ -124,6 +126,29 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
+// keepsKeys does what a guard of idempotency keys needs, and then what would have it forget the keys of others.
+func keepsKeys(t *testing.T, ours *jetstream.Conn) {
+	t.Helper()
+	store := ours.Idempotency()
+	key := idempotency.KeyOf(idempotency.Scope{Jurisdiction: "global", Holder: "s"}, "k")
+	e := idempotency.Entry{Version: idempotency.EntryVersion, State: idempotency.StateBegun, Op: "op", ExpiresAt: time.Now().Add(time.Hour)}
+	_, err := store.Put(t.Context(), key, e, 0)
+	if err == nil {
+		_, err = store.Copies(t.Context(), key)
+	}
+	if err != nil {
+		t.Fatalf("the server keeps idempotency keys: %v", err)
+	}
+	rollup := nats.NewMsg("$KV." + jetstream.BucketIdempotency + ".global.other")
+	rollup.Header.Set("Nats-Rollup", "all")
+	if m, err := ours.NATS().RequestMsg(rollup, 5*time.Second); err != nil || !strings.Contains(string(m.Data), "rollup") {
+		t.Errorf("a roll-up of all keys: %v, %v", m, err)
+	}
+	if got, _, err := store.Get(t.Context(), key); err != nil || got.Op != e.Op {
+		t.Errorf("the key afterwards: %+v, %v", got, err)
+	}
+}
+
 // attack does as the server's user what only operators, token services and NATS may.
 func attack(t *testing.T, ours *jetstream.Conn, session string) {
 	body, err := json.Marshal(map[string]any{"sessions": []string{session}})
@@ -148,6 +173,8 @@ func attack(t *testing.T, ours *jetstream.Conn, session string) {
 		"berth.v1.revoked." + guarded:                     revoked,
 		"$KV.berth_sessions.global." + session:            []byte("{}"),
 		"$JS.API.STREAM.PURGE.KV_berth_sessions":          nil,
+		"$JS.API.STREAM.PURGE.KV_berth_idempotency":       nil,
+		"$JS.API.STREAM.MSG.DELETE.KV_berth_idempotency":  nil,
 		"$JS.API.STREAM.DELETE.KV_berth_sessions":         nil,
 		"berth.v1.rpc.registry.global." + guarded + ".x":  nil,
 		"berth.v1.rpc.orgs.global." + guarded + ".set":    nil,
