@@ -63,9 +63,14 @@ func (g *Guard) claim(ctx context.Context, key Key, fingerprint string) (*execut
 			expected, over = 0, ""
 			continue
 		}
-		verdict := g.judge(&was, fingerprint)
+		first, verdict := &was, g.judge(&was, fingerprint)
+		if verdict == Unknown && g.cfg.Ledger != nil {
+			if first, verdict, err = g.committed(ctx, key, fingerprint); err != nil {
+				return nil, g.noStore(ctx, err)
+			}
+		}
 		if verdict != Run {
-			return x.answered(&was, verdict)
+			return x.answered(first, verdict)
 		}
 		expected, over = revision, was.Op
 	}
@@ -87,6 +92,11 @@ func (g *Guard) elsewhere(ctx context.Context, x *execution) (*execution, *api.E
 		return nil, g.noStore(ctx, err)
 	}
 	first, verdict := g.settled(copies, x.entry.Fingerprint)
+	if verdict == Unknown { // what was committed may have been replicated here, what was not says nothing
+		if e, v, err := g.committed(ctx, x.key, x.entry.Fingerprint); err == nil && e != nil {
+			first, verdict = e, v
+		}
+	}
 	switch verdict {
 	case Run:
 		return x, nil

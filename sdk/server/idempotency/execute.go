@@ -22,8 +22,15 @@ const finishPatience = 2 * time.Second
 // doingKey is the key of a request's doing in its context.
 type doingKey struct{}
 
-// doing is what a handler says of the request that it serves.
-type doing struct{ nothing atomic.Bool }
+// doing is what a handler is told of the request that it serves, and says of it.
+type doing struct {
+	// key is zero where the request has none; ledger says that Tx will be believed.
+	key         Key
+	fingerprint string
+	ledger      bool
+	// nothing was done; the reply was stored by Tx; another transaction has been first.
+	nothing, stored, superseded atomic.Bool
+}
 
 // NothingDone says that the request has had no effect, and will have none: its reply is not kept, and a retry with the same
 // key runs the handler again. It is for replies such as "too many requests" or "try later", and does nothing where the
@@ -39,14 +46,17 @@ const (
 	whyTooLong = "its reply was too long to be kept"
 	whyBroke   = "the handler broke off"
 	whyHungUp  = "the client hung up before there was a reply"
+	// whyRolledBack is settled by the ledger.
+	whyRolledBack = "whether its transaction was committed is not known"
 )
 
 // execute runs the handler and keeps its reply. Nothing of it reaches the client before it is kept, unless it is too long,
 // flushed, or the store is away.
 func (g *Guard) execute(w http.ResponseWriter, r *http.Request, body []byte, next http.Handler, x *execution) {
 	defer g.running.leave(x.key)
-	d := new(doing)
+	d := &doing{key: x.key, fingerprint: x.entry.Fingerprint, ledger: g.cfg.Ledger != nil}
 	rec := &recorder{w: w, max: g.cfg.MaxReply, kept: g.kept}
+	before := w.Header().Clone()
 	ended := false
 	defer func() {
 		if !ended { // a panic is on its way through
@@ -58,21 +68,43 @@ func (g *Guard) execute(w http.ResponseWriter, r *http.Request, body []byte, nex
 	next.ServeHTTP(rec, inner)
 	ended = true
 
+	if d.superseded.Load() && !rec.passing {
+		clear(w.Header())
+		maps.Copy(w.Header(), before)
+		g.superseded(w, r, x)
+		return
+	}
 	silent := rec.status == 0
 	if silent {
 		rec.WriteHeader(http.StatusOK)
 	}
+	state, why := d.outcome(rec, silent && r.Context().Err() != nil)
+	var reply *Reply
+	if state == StateDone {
+		reply = rec.reply()
+	}
+	g.finish(r.Context(), x, state, reply, why)
+	rec.pass()
+}
+
+// outcome says how a handler has ended, by its reply and what it has said beside it. hungUp: it had nothing to reply after the
+// client had gone, and may have noticed that halfway.
+func (d *doing) outcome(rec *recorder, hungUp bool) (s State, why string) {
+	broken := rec.status >= http.StatusInternalServerError
 	switch {
 	case d.nothing.Load():
-		g.finish(r.Context(), x, StateVoid, nil, "")
-	case silent && r.Context().Err() != nil: // its handler has noticed that, perhaps halfway
-		g.finish(r.Context(), x, StateLost, nil, whyHungUp)
+		return StateVoid, ""
+	case d.superseded.Load(), d.stored.Load() && broken:
+		return StateLost, whyRolledBack
+	case d.ledger && broken && !hungUp: // without Tx nothing can have been committed
+		return StateVoid, ""
+	case hungUp:
+		return StateLost, whyHungUp
 	case rec.tooLong:
-		g.finish(r.Context(), x, StateLost, nil, whyTooLong)
+		return StateLost, whyTooLong
 	default:
-		g.finish(r.Context(), x, StateDone, rec.reply(), "")
+		return StateDone, ""
 	}
-	rec.pass()
 }
 
 // finish writes down how an execution has ended. If that fails it stays begun.
@@ -111,17 +143,21 @@ func (g *Guard) write(ctx context.Context, x *execution) (err error) {
 // writeTries bounds how often a write that was not applied is sent.
 const writeTries = 3
 
+// Send writes the reply, as a handler does that has stored it with Tx.
+func (r *Reply) Send(w http.ResponseWriter) {
+	maps.Copy(w.Header(), r.Header)
+	if len(r.Body) > 0 {
+		w.Header().Set("Content-Length", strconv.Itoa(len(r.Body)))
+	}
+	w.WriteHeader(r.Status)
+	_, _ = w.Write(r.Body) // an error is the client's: it has gone
+}
+
 // replay answers as the first one was.
 func (g *Guard) replay(w http.ResponseWriter, reply *Reply) {
 	g.metrics.requests.WithLabelValues("replayed").Inc()
-	h := w.Header()
-	maps.Copy(h, reply.Header)
-	h.Set(HeaderReplayed, "true")
-	if len(reply.Body) > 0 {
-		h.Set("Content-Length", strconv.Itoa(len(reply.Body)))
-	}
-	w.WriteHeader(reply.Status)
-	_, _ = w.Write(reply.Body) // an error is the client's: it has gone
+	w.Header().Set(HeaderReplayed, "true")
+	reply.Send(w)
 }
 
 // refuse answers with a problem document.

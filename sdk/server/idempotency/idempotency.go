@@ -10,6 +10,7 @@ package idempotency
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +37,10 @@ type Config struct {
 	Store Store
 	// Copies reads what other regions have of a key. nil: nothing, so that a retry after a move to this region runs again.
 	Copies Copies
+	// Ledger knows the requests whose effects were committed with Tx, for handlers all of whose effects are in such a
+	// transaction: then none is outcome_unknown for the death of a process of the region, and each takes place exactly once. nil:
+	// handlers do not use Tx.
+	Ledger Ledger
 	// Gone reports whether a process that has begun a request has died since. false means unknown, too: then the
 	// request is in flight until its deadline. A former life of this very process needs no asking. nil: always false.
 	Gone func(Owner) bool
@@ -155,10 +160,13 @@ func New(c Config) (*Guard, error) {
 // handler that has done nothing, and wants the retry to run, calls NothingDone. The reply is written down before the
 // client gets it; where that fails the client gets it all the same, and a retry 409 outcome_unknown. So it is after a panic
 // of next, and if it returns without a word because the client has gone.
+//
+// With a Ledger the outcome is that of the handler's transaction: what was not committed runs again, and what a handler says
+// of something that broke, a 5xx, is not kept.
 func (g *Guard) Once(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !g.cfg.Applies(r) {
-			next.ServeHTTP(w, r)
+			g.pass(w, r, next)
 			return
 		}
 		text, refusal := keyOf(r.Header)
@@ -171,7 +179,7 @@ func (g *Guard) Once(next http.Handler) http.Handler {
 			return
 		case text == "":
 			g.metrics.requests.WithLabelValues("without_key").Inc()
-			next.ServeHTTP(w, r)
+			g.pass(w, r, next)
 			return
 		}
 		key, body, fingerprint, refusal := g.read(w, r, text)
@@ -189,4 +197,12 @@ func (g *Guard) Once(next http.Handler) http.Handler {
 			g.execute(w, r, body, next, x)
 		}
 	})
+}
+
+// pass serves a request that is not guarded; Tx knows then that there is no key to store.
+func (g *Guard) pass(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	if g.cfg.Ledger != nil {
+		r = r.WithContext(context.WithValue(r.Context(), doingKey{}, new(doing)))
+	}
+	next.ServeHTTP(w, r)
 }

@@ -3,6 +3,7 @@ package idempotency_test
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -24,14 +25,16 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-var kills = flag.Int("kills", 24, "how many processes TestKilled kills, in `go test -args -kills N`")
+var kills = flag.Int("kills", 24, "how many processes TestKilled and TestKilledTx kill, each, in `go test -args -kills N`")
 
 // The environment of a process that TestKilled starts and kills: a server with this test binary's code.
 const (
-	envNATS    = "BERTH_TEST_NATS"
-	envServer  = "BERTH_TEST_SERVER"
-	envBoot    = "BERTH_TEST_BOOT"
+	envNATS   = "BERTH_TEST_NATS"
+	envServer = "BERTH_TEST_SERVER"
+	envBoot   = "BERTH_TEST_BOOT"
+	// envEffects is a file, or the socket of a PostgreSQL where envTx is set.
 	envEffects = "BERTH_TEST_EFFECTS"
+	envTx      = "BERTH_TEST_TX"
 )
 
 // killable is the main function of such a process. It does not return.
@@ -42,47 +45,72 @@ func killable() {
 	os.Exit(1)
 }
 
-// serveEffects serves POSTs whose effect is a line of a file, with the key and the reply; a line that is written outlives
-// the process.
+// serveEffects serves POSTs that have an effect.
 func serveEffects() error {
 	ctx := context.Background()
 	conn, err := jetstream.Dial(ctx, jetstream.Config{URL: os.Getenv(envNATS), Role: "test"})
 	if err != nil {
 		return err
 	}
-	file, err := os.OpenFile(os.Getenv(envEffects), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
 	self := self()
 	self.Server, self.Boot = os.Getenv(envServer), os.Getenv(envBoot)
-	guard, err := idempotency.New(idempotency.Config{
+	cfg := idempotency.Config{
 		Self: self, Store: conn.Idempotency(), Copies: conn.Idempotency(), Scope: byHeader, Deadline: time.Second,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	})
+	}
+	var handler http.HandlerFunc
+	if os.Getenv(envTx) != "" {
+		db := sql.OpenDB(pg{"unix", os.Getenv(envEffects)})
+		cfg.Ledger, handler = &idempotency.Table{DB: db}, byTransaction(self.Boot, db)
+	} else if handler, err = byLine(self.Boot); err != nil {
+		return err
+	}
+	guard, err := idempotency.New(cfg)
 	if err != nil {
 		return err
 	}
-	var n atomic.Int64
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	fmt.Println("http://" + l.Addr().String())
-	return http.Serve(l, guard.Once(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // it is killed soon enough
-		id := fmt.Sprint(self.Boot, "-", n.Add(1))
-		time.Sleep(rand.N(2 * time.Millisecond)) // work before the effect, and after it
+	return http.Serve(l, guard.Once(handler)) //nolint:gosec // it is killed soon enough
+}
+
+// byLine returns a handler whose effect is a line of a file, with the key and the reply: once written it outlives the process.
+func byLine(boot string) (http.HandlerFunc, error) {
+	file, err := os.OpenFile(os.Getenv(envEffects), os.O_APPEND|os.O_WRONLY, 0)
+	var n atomic.Int64
+	return func(w http.ResponseWriter, r *http.Request) {
+		id := fmt.Sprint(boot, "-", n.Add(1))
+		work()
 		fmt.Fprintln(file, r.Header.Get(idempotency.HeaderKey), id)
-		time.Sleep(rand.N(2 * time.Millisecond))
+		work()
 		w.WriteHeader(http.StatusCreated)
 		fmt.Fprint(w, id)
-	})))
+	}, err
 }
+
+// byTransaction returns a handler whose effect is a row.
+func byTransaction(boot string, db *sql.DB) http.HandlerFunc {
+	var n atomic.Int64
+	return func(w http.ResponseWriter, r *http.Request) {
+		id := fmt.Sprint(boot, "-", n.Add(1))
+		work()
+		reply, err := order(r.Context(), db, r.Header.Get(idempotency.HeaderKey), id)
+		work()
+		answerOrder(w, reply, err)
+	}
+}
+
+// work takes a moment, in which the process may be killed.
+func work() { time.Sleep(rand.N(2 * time.Millisecond)) }
 
 // mortal is a server that is killed and started anew.
 type mortal struct {
 	t             *testing.T
 	nats, effects string
+	tx            bool
 	name          string
 	boots         int
 	cmd           *exec.Cmd
@@ -94,6 +122,9 @@ func (m *mortal) start() {
 	m.boots++
 	m.cmd = exec.CommandContext(m.t.Context(), os.Args[0])
 	m.cmd.Env = append(os.Environ(), envNATS+"="+m.nats, envServer+"="+m.name, envBoot+"="+fmt.Sprint(m.name, "-", m.boots), envEffects+"="+m.effects)
+	if m.tx {
+		m.cmd.Env = append(m.cmd.Env, envTx+"=1")
+	}
 	m.cmd.Stderr = os.Stderr
 	out, err := m.cmd.StdoutPipe()
 	if err == nil {
@@ -146,15 +177,42 @@ func request(t *testing.T, client *http.Client, servers []*mortal, key string) (
 // ended: no request has two effects, each that was answered has one, with that very answer.
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	nats := jetstreamtest.Shared(t)
-	jetstreamtest.Provisioned(t, nats)
-	effects := filepath.Join(t.TempDir(), "effects")
-	if err := os.WriteFile(effects, nil, 0o600); err != nil {
+	file := filepath.Join(t.TempDir(), "effects")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	all := killServers(t, file, false)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	had := map[string][]string{}
+	for line := range strings.Lines(string(data)) {
+		key, reply, _ := strings.Cut(strings.TrimSpace(line), " ")
+		had[key] = append(had[key], reply)
+	}
+	if unknown := judgeEffects(t, had, all); unknown == 0 {
+		t.Error("nothing was killed while it mattered")
+	}
+}
+
+// TestKilledTx does so where the effect is a transaction: each request has exactly one, and its client the answer of that.
+func TestKilledTx(t *testing.T) {
+	t.Parallel()
+	socket := postgres(t)
+	all := killServers(t, socket, true)
+	if unknown := judgeEffects(t, effects(t, openDB(t, socket)), all); unknown > 0 {
+		t.Errorf("of %d requests nobody knows how they ended", unknown)
+	}
+}
+
+// killServers kills servers while clients send requests, and returns what these were told.
+func killServers(t *testing.T, effects string, tx bool) []told {
+	nats := jetstreamtest.Shared(t)
+	jetstreamtest.Provisioned(t, nats)
 	var servers []*mortal
 	for _, name := range []string{"a", "b"} {
-		m := &mortal{t: t, nats: nats, effects: effects, name: name}
+		m := &mortal{t: t, nats: nats, effects: effects, tx: tx, name: name}
 		m.start()
 		t.Cleanup(m.kill)
 		servers = append(servers, m)
@@ -199,26 +257,19 @@ func TestKilled(t *testing.T) {
 	close(over)
 	clients.Wait()
 	client.CloseIdleConnections()
-	judgeEffects(t, effects, all)
+	return all
 }
 
-// judgeEffects compares what has happened with what clients were told.
-func judgeEffects(t *testing.T, file string, all []told) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	had := map[string][]string{}
-	for line := range strings.Lines(string(data)) {
-		key, reply, _ := strings.Cut(strings.TrimSpace(line), " ")
-		had[key] = append(had[key], reply)
-	}
+// judgeEffects compares what has happened, by key, with what clients were told, and returns how many were told that nobody
+// knows.
+func judgeEffects(t *testing.T, had map[string][]string, all []told) (unknown int) {
+	t.Helper()
 	for key, replies := range had {
 		if len(replies) > 1 {
 			t.Errorf("%s has had %d effects: %v", key, len(replies), replies)
 		}
 	}
-	replayed, unknown, without := 0, 0, 0
+	replayed, without := 0, 0
 	for _, a := range all {
 		effect := had[a.key]
 		switch {
@@ -234,7 +285,8 @@ func judgeEffects(t *testing.T, file string, all []told) {
 		}
 	}
 	t.Logf("%d kills, %d requests: %d replayed, %d outcome_unknown, of which %d had no effect", *kills, len(all), replayed, unknown, without)
-	if len(all) == 0 || unknown == 0 {
-		t.Error("nothing was killed while it mattered")
+	if len(all) == 0 {
+		t.Error("there were no requests")
 	}
+	return unknown
 }
