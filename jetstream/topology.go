@@ -206,20 +206,32 @@ func (t *Topology) views(own string) want {
 // copy: roll-ups are not honoured here. When the stream is full the copies that were written longest ago go first: those
 // of sessions whose tokens are too old to be taken over without a copy (V16), so that nothing revoked comes back by it.
 func (t *Topology) copies(in []strand) want {
-	c := natsjs.StreamConfig{
+	return t.want(t.copyStream(natsjs.StreamConfig{
 		Name:              StreamCopies,
 		Description:       "Copies of other regions' sessions: berth.copies.<jurisdiction>.<origin region>.<session>",
-		Storage:           t.storage(),
 		MaxMsgsPerSubject: copiesPerKey,
-		MaxAge:            copyAge,
 		MaxBytes:          copyBytes,
-		Discard:           natsjs.DiscardOld,
-		AllowMsgTTL:       true,
-	}
+	}, in), 0, t.CopyBytes)
+}
+
+// idempotencyCopies keeps the other regions' entries as copies keeps their sessions. Who removes a key by hand has its copies
+// go, too.
+func (t *Topology) idempotencyCopies(in []strand) want {
+	return t.want(t.copyStream(natsjs.StreamConfig{
+		Name:              StreamIdempotencyCopies,
+		Description:       "Copies of other regions' idempotency keys: berth.copies.<jurisdiction>.<origin region>.<hash>",
+		MaxMsgsPerSubject: 1,
+		MaxBytes:          keptCopyBytes,
+	}, in), 0, t.IdempotencyCopyBytes)
+}
+
+// copyStream completes c with what streams of copies have in common.
+func (t *Topology) copyStream(c natsjs.StreamConfig, in []strand) natsjs.StreamConfig {
+	c.Storage, c.MaxAge, c.Discard, c.AllowMsgTTL = t.storage(), copyAge, natsjs.DiscardOld, true
 	for _, s := range in {
 		c.Sources = append(c.Sources, s.source())
 	}
-	return t.want(c, 0, t.CopyBytes)
+	return c
 }
 
 // idempotency keeps what regional servers have begun and replied. It refuses what is new when it is full: to forget what is
@@ -231,25 +243,6 @@ func (t *Topology) idempotency() want {
 	w.maxBytes = t.IdempotencyBytes
 	w.config.MaxBytes = cmp.Or(t.IdempotencyBytes, keptBytes)
 	return w
-}
-
-// idempotencyCopies keeps the other regions' entries as copies keeps their sessions. Who removes a key by hand has its copies
-// go, too.
-func (t *Topology) idempotencyCopies(in []strand) want {
-	c := natsjs.StreamConfig{
-		Name:              StreamIdempotencyCopies,
-		Description:       "Copies of other regions' idempotency keys: berth.copies.<jurisdiction>.<origin region>.<hash>",
-		Storage:           t.storage(),
-		MaxMsgsPerSubject: 1,
-		MaxAge:            copyAge,
-		MaxBytes:          keptCopyBytes,
-		Discard:           natsjs.DiscardOld,
-		AllowMsgTTL:       true,
-	}
-	for _, s := range in {
-		c.Sources = append(c.Sources, s.source())
-	}
-	return t.want(c, 0, t.IdempotencyCopyBytes)
 }
 
 // bucket describes the stream that NATS clients know as a key-value bucket with a history of one. Reads go to the leader

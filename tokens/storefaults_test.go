@@ -54,7 +54,7 @@ func newOperated(t *testing.T, cfg embedded.RegionConfig) *operated {
 	t.Helper()
 	region := jetstreamtest.Start(t, cfg)
 	conn := jetstreamtest.Dial(t, region.ClientURL())
-	if err := conn.Provision(t.Context(), jetstream.Topology{EventBytes: 1 << 20, ViewBytes: 1 << 20}); err != nil {
+	if err := conn.Provision(t.Context(), jetstream.Topology{EventBytes: 1 << 20, ViewBytes: 1 << 20, IdempotencyBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	o := &operated{region: region, fleet: newFleet(t, conn, server("a", dublin, "https://a")), metrics: prometheus.NewRegistry(), log: &notes{}}

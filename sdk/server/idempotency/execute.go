@@ -146,9 +146,11 @@ const writeTries = 3
 // Send writes the reply, as a handler does that has stored it with Tx.
 func (r *Reply) Send(w http.ResponseWriter) {
 	maps.Copy(w.Header(), r.Header)
-	if len(r.Body) > 0 {
-		w.Header().Set("Content-Length", strconv.Itoa(len(r.Body)))
+	if !bodyAllowed(r.Status) || len(r.Body) == 0 {
+		w.WriteHeader(r.Status)
+		return
 	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(r.Body)))
 	w.WriteHeader(r.Status)
 	_, _ = w.Write(r.Body) // an error is the client's: it has gone
 }

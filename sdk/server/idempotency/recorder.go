@@ -66,6 +66,9 @@ func (rec *recorder) Write(p []byte) (int, error) {
 	if rec.status == 0 {
 		rec.WriteHeader(http.StatusOK)
 	}
+	if !bodyAllowed(rec.status) {
+		return 0, http.ErrBodyNotAllowed
+	}
 	if !rec.tooLong && rec.body.Len()+len(p) > rec.max {
 		rec.tooLong = true
 		rec.pass()
@@ -78,6 +81,10 @@ func (rec *recorder) Write(p []byte) (int, error) {
 		return rec.w.Write(p)
 	}
 	return len(p), nil
+}
+
+func bodyAllowed(status int) bool {
+	return status != http.StatusNoContent && status != http.StatusNotModified
 }
 
 // pass lets the client have what was held back, and what follows.
