@@ -182,6 +182,10 @@ func TestCopiesCatchUpAfterACut(t *testing.T) {
 			began := time.Now()
 			recs = eu.writeMany(200, 2)
 			there := us.writeMany(20, 7)
+			kept, entry := idem("global", "during the cut", eu.name)
+			if _, err := eu.conn.Idempotency().Put(t.Context(), kept, entry, 0); err != nil {
+				t.Fatal(err)
+			}
 			jetstreamtest.Eventually(t, soon, "the lag shows", func() bool { return us.copies.Lags()[0].Behind > 5*time.Second })
 			us.ready(soon)
 			eu.ready(soon)
@@ -209,7 +213,13 @@ func TestCopiesCatchUpAfterACut(t *testing.T) {
 			for _, rec := range there {
 				eu.sees(soon, rec.Key(), append([]sessions.Copy{}, sessions.Copy{Region: us.name, Record: rec})...)
 			}
-			t.Logf("%s of %v: heal noticed after %v, ready and complete after %v, other way complete after %v", name, test.last, noticed, ready, time.Since(healed))
+			other := time.Since(healed)
+			jetstreamtest.Eventually(t, soon, "the idempotency key arrives", func() bool {
+				list, err := us.conn.Idempotency().Copies(t.Context(), kept)
+				return err == nil && len(list) == 1
+			})
+			t.Logf("%s of %v: heal noticed after %v, ready and complete after %v, other way complete after %v, idempotency key there after %v",
+				name, test.last, noticed, ready, other, time.Since(healed))
 			if here.gapped() != gaps {
 				t.Error("a gap was told where the region's own stream had none")
 			}
