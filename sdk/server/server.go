@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -175,6 +176,8 @@ type Agent struct {
 	residence residence
 	// instances are the token services of the region.
 	instances *instances
+	// breaker is open while those do not answer.
+	breaker circuitbreaker.CircuitBreaker[answer]
 	// open are the requests that go on for long, shadowed tells of those that Lock would refuse.
 	open     *openRequests
 	shadowed complaint
@@ -202,7 +205,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: c, log: c.Log,
-		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions), instances: newInstances(), open: newOpenRequests(), shadowed: complaint{limit: rate.NewLimiter(rate.Every(time.Second), complaintBurst)},
+		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions), instances: newInstances(), open: newOpenRequests(), breaker: newBreaker(c.Log), shadowed: complaint{limit: rate.NewLimiter(rate.Every(time.Second), complaintBurst)},
 		meter: newMeter(), announce: make(chan struct{}, 1),
 	}
 	a.keys = newPublicKeys(a)
