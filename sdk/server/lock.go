@@ -39,6 +39,7 @@ func Enforce(enforce bool) LockOption { return func(l *locking) { l.shadow = !en
 //	401 invalid_token, token_expired, session_revoked   with WWW-Authenticate
 //	421 locked_elsewhere   with the right server, for a token of another server or an epoch
 //	                       that is over
+//	429 rate_limited       with Retry-After: more than Config.Limits
 //	503 unavailable        with Retry-After: the server has just started and does not know
 //	                       yet which locks were released, or not the key that signed
 //
@@ -58,6 +59,9 @@ func (a *Agent) Lock(next http.Handler, options ...LockOption) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := time.Now()
 		claims, refusal := a.admit(r, now)
+		if refusal == nil && a.cfg.Limits != (Limits{}) {
+			refusal = a.limiters.take(claims.Org, a.part(), now)
+		}
 		switch {
 		case refusal == nil:
 		case l.shadow:

@@ -70,6 +70,8 @@ type Config struct {
 	// Shadow serves all requests, and only counts and logs those that Lock would refuse: to see what
 	// would change before it does. Enforce sets it for single routes.
 	Shadow bool
+	// Limits bound the requests of the region. Zero: no limits.
+	Limits Limits
 	// OpenGrace is how long a request may still go on, as a stream does, once its session has left the
 	// server or has ended; at most 28 s. 0: 20 s.
 	OpenGrace time.Duration
@@ -146,6 +148,9 @@ func (c *Config) validate() error {
 	case c.Bus == nil, c.Recent == nil, c.Caller == nil, c.Watcher == nil:
 		return errors.New("bus, recent, caller and watcher are required")
 	}
+	if err := c.Limits.validate(); err != nil {
+		return err
+	}
 	for _, u := range [][2]string{{"url", c.URL}, {"health URL", c.HealthURL}, {"auth URL", c.AuthURL}} {
 		if err := checkURL(u[0], u[1], u[0] != "url"); err != nil {
 			return err
@@ -180,6 +185,7 @@ type Agent struct {
 	breaker circuitbreaker.CircuitBreaker[answer]
 	// open are the requests that go on for long, shadowed tells of those that Lock would refuse.
 	open     *openRequests
+	limiters *limiters
 	shadowed complaint
 	meter    *meter
 	servers  *registry.Subscription
@@ -205,7 +211,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: c, log: c.Log,
-		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions), instances: newInstances(), open: newOpenRequests(), breaker: newBreaker(c.Log), shadowed: complaint{limit: rate.NewLimiter(rate.Every(time.Second), complaintBurst)},
+		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions), instances: newInstances(), open: newOpenRequests(), limiters: newLimiters(c.Limits), breaker: newBreaker(c.Log), shadowed: complaint{limit: rate.NewLimiter(rate.Every(time.Second), complaintBurst)},
 		meter: newMeter(), announce: make(chan struct{}, 1),
 	}
 	a.keys = newPublicKeys(a)
