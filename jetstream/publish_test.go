@@ -53,7 +53,9 @@ func (e *ear) of(match func(string) bool) []string {
 
 func berth(subject string) bool { return strings.HasPrefix(subject, "berth.") }
 
-// everything is a subject of each kind, from eu-west-1; the second list is what may reach other regions.
+// everything is a subject of each kind, from eu-west-1; the second list is what may reach other regions. A released lock is
+// for one server, which listens in its own region: that of a server elsewhere crosses, and that of one's own stays, for it names
+// a session, which a jurisdiction may keep from whoever listens to everything elsewhere (events.LeafExportDenials).
 var (
 	everything = []string{
 		"berth.v1.heartbeat.eu-west-1.a",
