@@ -156,6 +156,7 @@ func (s *site) lacks(region string, recs []sessions.Record) (n int) {
 // TestCopiesCatchUpAfterACut: nothing of what was written while the link was cut is lost, and the region is not ready
 // before all of it is there. While it is cut it is ready: it does not wait for whom it cannot see.
 func TestCopiesCatchUpAfterACut(t *testing.T) {
+	t.Parallel() // it mostly waits
 	tests := map[string]struct {
 		cut  func(*jetstreamtest.Proxy)
 		last time.Duration
@@ -220,6 +221,7 @@ func TestCopiesCatchUpAfterACut(t *testing.T) {
 
 // TestCopiesGoOnAfterARestart restarts NATS where the copies come from and where they go to.
 func TestCopiesGoOnAfterARestart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, restarted := range []string{"eu-west-1", "us-east-1"} {
 		t.Run(restarted, func(t *testing.T) {
 			t.Parallel()

@@ -147,6 +147,7 @@ func TestOnlyWhatMayCrossesTheLeaf(t *testing.T) {
 }
 
 func TestJurisdictionsStayApart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	fleet := jetstreamtest.NewFleet(t, map[string][]string{"us-east-1": {"eu"}}, "eu-west-1", "eu-central-1", "us-east-1")
 	dial := func(region, jurisdiction string) *jetstream.Conn {
 		return jetstreamtest.Dial(t, fleet.Regions[region].ClientURL(), func(cfg *jetstream.Config) { cfg.Jurisdiction = jurisdiction })
@@ -283,6 +284,7 @@ func TestRecentEvents(t *testing.T) {
 }
 
 func TestDroppedMessagesAreTold(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := jetstreamtest.Dial(t, jetstreamtest.Shared(t))
 	told := make(chan struct{}, 16)
 	defer c.OnGap(func() { told <- struct{}{} })()
