@@ -21,6 +21,7 @@ import (
 
 // TestOperate looks at a fleet with the commands, and sees a killed server come back.
 func TestOperate(t *testing.T) {
+	t.Parallel() // it mostly waits
 	file := filepath.Join(t.TempDir(), "ready.json")
 	p := start(t, "dev", "--base-port", "0", "--ready-file", file, "--regions", "eu-west-1", "--servers", "1", "--restart", "300ms")
 	ready := readyFile(t, p, file)
