@@ -80,6 +80,9 @@ type Config struct {
 	// least 0 is ignored. One that leaves the load to central telemetry returns a zero Load.
 	// nil: the sample is sent.
 	Load func(sampled events.Load) events.Load
+	// Alive fails while the application does not serve, for an agent that runs beside it: no heartbeat
+	// is sent then. It must not block. nil: the application lives as long as the agent.
+	Alive func() error
 	// ClientAddress returns the network address of a client, for token services. nil: the
 	// address of the connection's other end; behind a load balancer that is the balancer.
 	ClientAddress func(*http.Request) string
@@ -119,6 +122,9 @@ func (c *Config) setDefaults() {
 	c.CachedTokens = cmp.Or(c.CachedTokens, min(max(4*c.Capacity, minCachedTokens), maxCachedDefault))
 	c.MaxSessions = cmp.Or(c.MaxSessions, max(8*c.Capacity, minMaxSessions))
 	c.OpenGrace = cmp.Or(c.OpenGrace, defaultOpenGrace)
+	if c.Alive == nil {
+		c.Alive = func() error { return nil }
+	}
 	if c.ClientAddress == nil {
 		c.ClientAddress = peerAddress
 	}
