@@ -207,6 +207,7 @@ func TestKeyDocuments(t *testing.T) {
 
 // TestGather asks all instances of a service, of which one fails, and a service that nobody is.
 func TestGather(t *testing.T) {
+	t.Parallel() // it mostly waits
 	url := jetstreamtest.Shared(t)
 	asker := jetstreamtest.Provisioned(t, url)
 	const subject = "berth.v1.rpc.tokens.global.eu-west-1.keys_held"

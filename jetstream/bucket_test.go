@@ -94,6 +94,7 @@ func TestBucketLoad(t *testing.T) {
 
 // TestTTLIsOfEachWrite runs in fake time: every write sets the life of its key anew.
 func TestTTLIsOfEachWrite(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		b := connect().Bucket(jetstream.BucketSessions)
 		revision, err := b.Put(t.Context(), "global.s1", []byte("one"), 0, time.Hour)
@@ -122,6 +123,7 @@ func TestTTLIsOfEachWrite(t *testing.T) {
 
 // TestBucketHasOneWinner lets many write the same key at once: each revision has one successor.
 func TestBucketHasOneWinner(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
 	b := c.Bucket(jetstream.BucketSessions)
 	const writers, rounds = 8, 20

@@ -179,6 +179,7 @@ func TestCatchUpFaults(t *testing.T) {
 
 // TestHeartbeatsInFakeTime lets a consumer live for an hour without a catch-up.
 func TestHeartbeatsInFakeTime(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		c := connect()
 		catchUp(t, heartbeats(t, c, "a"))

@@ -208,6 +208,7 @@ func TestProvisionRefusesWhatCannotChange(t *testing.T) {
 }
 
 func TestProvisionWithoutSpace(t *testing.T) {
+	t.Parallel() // it mostly waits
 	r := jetstreamtest.Start(t, embedded.RegionConfig{MaxStore: 1 << 20})
 	err := jetstreamtest.Dial(t, r.ClientURL()).Provision(t.Context(), jetstream.Topology{})
 	if err == nil || !strings.Contains(err.Error(), "stream BERTH_EVENTS (storage: File, max_bytes: 10737418240") {
@@ -241,6 +242,7 @@ func TestStreamsInMemoryComeBackAfterARestart(t *testing.T) {
 }
 
 func TestProvisionInACluster(t *testing.T) {
+	t.Parallel() // it mostly waits
 	cluster := jetstreamtest.NewCluster(t, "eu-west-1", 3)
 	c := jetstreamtest.Dial(t, cluster.URL(), func(cfg *jetstream.Config) { cfg.Region = "eu-west-1" })
 	if err := c.Provision(t.Context(), jetstream.Topology{Replicas: 3}); err != nil {
@@ -282,6 +284,7 @@ func TestBubbleRunsInFakeTime(t *testing.T) {
 // TestProvisionTogether makes the streams from several services at once in a NATS that has room for them once only: what
 // one is just reserving is no reason for another to give up.
 func TestProvisionTogether(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for range 5 {
 		r := jetstreamtest.Start(t, embedded.RegionConfig{MaxMemory: 256 << 20})
 		failed := make(chan error, 4)

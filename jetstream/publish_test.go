@@ -53,7 +53,9 @@ func (e *ear) of(match func(string) bool) []string {
 
 func berth(subject string) bool { return strings.HasPrefix(subject, "berth.") }
 
-// everything is a subject of each kind, from eu-west-1; the second list is what may reach other regions.
+// everything is a subject of each kind, from eu-west-1; the second list is what may reach other regions. A released lock is
+// for one server, which listens in its own region: that of a server elsewhere crosses, and that of one's own stays, for it names
+// a session, which a jurisdiction may keep from whoever listens to everything elsewhere (events.LeafExportDenials).
 var (
 	everything = []string{
 		"berth.v1.heartbeat.eu-west-1.a",
@@ -145,6 +147,7 @@ func TestOnlyWhatMayCrossesTheLeaf(t *testing.T) {
 }
 
 func TestJurisdictionsStayApart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	fleet := jetstreamtest.NewFleet(t, map[string][]string{"us-east-1": {"eu"}}, "eu-west-1", "eu-central-1", "us-east-1")
 	dial := func(region, jurisdiction string) *jetstream.Conn {
 		return jetstreamtest.Dial(t, fleet.Regions[region].ClientURL(), func(cfg *jetstream.Config) { cfg.Jurisdiction = jurisdiction })
@@ -281,6 +284,7 @@ func TestRecentEvents(t *testing.T) {
 }
 
 func TestDroppedMessagesAreTold(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := jetstreamtest.Dial(t, jetstreamtest.Shared(t))
 	told := make(chan struct{}, 16)
 	defer c.OnGap(func() { told <- struct{}{} })()

@@ -15,6 +15,7 @@ import (
 
 // TestStored reads what a stream has, from a time on, in order, as far as it is wanted.
 func TestStored(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
 	publish := func(subject string, from, n int) {
 		t.Helper()

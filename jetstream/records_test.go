@@ -27,6 +27,7 @@ func record(id string, end time.Time) sessions.Record {
 // TestBucketShrinks runs in fake time: each session leaves the bucket 5 min after its absolute end, however often it was
 // refreshed before.
 func TestBucketShrinks(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		c := connect()
 		records, ctx := c.Records(), t.Context()

@@ -72,6 +72,7 @@ func TestScanMissesNothing(t *testing.T) {
 }
 
 func TestScanEnds(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
 	b := c.Bucket(jetstream.BucketSessions)
 	none := func(string, jetstream.Value) bool { t.Error("a key of nothing"); return true }

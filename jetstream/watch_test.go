@@ -131,6 +131,7 @@ func put(t *testing.T, kv natsjs.KeyValue, pairs ...string) {
 }
 
 func TestWatchGivesAllThenChanges(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := jetstreamtest.Provisioned(t, jetstreamtest.Shared(t))
 	kv := keyValue(t, c, jetstream.BucketServers)
 	put(t, kv, "eu.a", "1", "eu.b", "1", "us.c", "1", "eu.gone", "1")

@@ -349,11 +349,15 @@ func (c *chronicle) wrong() string {
 	if diff := c.settings(truth, v); diff != "" {
 		return "regions of the view (-want +got):\n" + diff
 	}
-	if diff := cmp.Diff(essence(pointers(truth)), essence(shown)); diff != "" {
-		return "servers in the view (-want +got):\n" + diff
+	want := essence(pointers(truth))
+	if got := essence(shown); !maps.Equal(want, got) {
+		return "servers in the view (-want +got):\n" + cmp.Diff(want, got)
 	}
-	if diff := cmp.Diff(essence(pointers(truth)), essence(c.bucket)); !c.follows && diff != "" {
-		return "servers in the bucket (-want +got):\n" + diff
+	if c.follows {
+		return ""
+	}
+	if got := essence(c.bucket); !maps.Equal(want, got) {
+		return "servers in the bucket (-want +got):\n" + cmp.Diff(want, got)
 	}
 	return ""
 }

@@ -135,6 +135,10 @@ func TestBadInputIsToldAndHarmsNothing(t *testing.T) {
 	})
 	for _, test := range badMessages(refusing(t)) {
 		before := complained(t, metrics, test.reason)
+		began := time.Now()
+		if test.off != 0 {
+			test.data = dated(t, test.data, began.Add(test.off))
+		}
 		if err := c.NATS().Publish(test.subject, test.data); err != nil {
 			t.Fatal(err)
 		}
@@ -146,6 +150,9 @@ func TestBadInputIsToldAndHarmsNothing(t *testing.T) {
 		case e := <-told:
 			if e.State != test.state || !strings.Contains(e.Reason, test.who) || !strings.Contains(e.Reason, test.says) || e.Region != "eu-west-1" {
 				t.Errorf("%s: told %s %q, want %s with %q and %q", test.name, e.State, e.Reason, test.state, test.who, test.says)
+			}
+			if test.off != 0 && !tellsOfClock(e.Reason, test.off, time.Since(began)) {
+				t.Errorf("%s: told %q, want a clock that is off by %v", test.name, e.Reason, test.off)
 			}
 		case <-time.After(5 * time.Second):
 			t.Errorf("%s: nobody is told", test.name)
@@ -192,6 +199,58 @@ type badMessage struct {
 	// reason and skipped are what it is counted under.
 	reason, skipped  string
 	state, who, says string
+	// off is how far the clock that dates it is ahead, if it is a heartbeat from such a clock.
+	off time.Duration
+}
+
+// dated returns a heartbeat as it is sent at another time.
+func dated(t *testing.T, data []byte, at time.Time) []byte {
+	t.Helper()
+	var h events.Heartbeat
+	if err := json.Unmarshal(data, &h); err != nil {
+		t.Fatal(err)
+	}
+	h.At = at
+	data, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// tellsOfClock reports whether a complaint says by how much a clock is off, which is the less ahead and the more behind the longer
+// the heartbeat was under way.
+func tellsOfClock(reason string, off, underWay time.Duration) bool {
+	for late := time.Duration(0); late <= underWay.Round(time.Second); late += time.Second {
+		says := fmt.Sprintf("its clock is %s ahead of this registry's", off-late)
+		if off < 0 {
+			says = fmt.Sprintf("its clock is %s behind this registry's", late-off)
+		}
+		if strings.Contains(reason, says) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestSkewIsToldToTheSecond(t *testing.T) {
+	arrived := at(0)
+	for off, want := range map[time.Duration]string{
+		5 * time.Minute:                         "its clock is 5m0s ahead of this registry's",
+		-5 * time.Minute:                        "its clock is 5m0s behind this registry's",
+		5*time.Minute + 700*time.Millisecond:    "its clock is 5m1s ahead of this registry's",
+		-(5*time.Minute + 300*time.Millisecond): "its clock is 5m0s behind this registry's",
+		-31 * time.Second:                       "its clock is 31s behind this registry's",
+		30 * time.Second:                        "",
+		-30 * time.Second:                       "",
+		0:                                       "",
+	} {
+		h := beat("eu-west-1-a", boot(0), 1, func(h *events.Heartbeat) { h.At = arrived.Add(off) })
+		bad, told := registry.Skewed(h, arrived)
+		if told != (want != "") || bad.Detail != want {
+			t.Errorf("a clock off by %v: told %t %q, want %q", off, told, bad.Detail, want)
+		}
+	}
 }
 
 // badMessages returns one of each kind; health refuses connections.
@@ -211,7 +270,7 @@ func badMessages(url string) []badMessage {
 		return encode(h)
 	}
 	changed := func(name, reason, says string, change func(*events.Heartbeat)) badMessage {
-		return badMessage{name, prefix + "eu-west-1-a", heartbeat(change), reason, reason, "bad_heartbeats", "server eu-west-1-a: ", says}
+		return badMessage{name, prefix + "eu-west-1-a", heartbeat(change), reason, reason, "bad_heartbeats", "server eu-west-1-a: ", says, 0}
 	}
 	list := []badMessage{
 		changed("another's id", "forged", "payload of berth.v1.heartbeat.eu-west-1.eu-west-1-b", func(h *events.Heartbeat) { h.Server = "eu-west-1-b" }),
@@ -228,19 +287,19 @@ func badMessages(url string) []badMessage {
 	nan.data, nan.subject, nan.who = []byte(strings.Replace(string(nan.data), `"cpu":0`, `"cpu":NaN`, 1)), prefix+"eu-west-1-b", "server eu-west-1-b: "
 	full := badMessage{
 		"one server too many", prefix + "eu-west-1-z", heartbeat(func(h *events.Heartbeat) { h.Server = "eu-west-1-z" }),
-		"too_many", "too_many", "bad_heartbeats", "eu-west-1-z", "no room for more than 3 servers",
+		"too_many", "too_many", "bad_heartbeats", "eu-west-1-z", "no room for more than 3 servers", 0,
 	}
-	ahead := changed("a clock ahead", "clock", "its clock is 5m", func(h *events.Heartbeat) { h.At = h.At.Add(5*time.Minute + 30*time.Second) })
-	ahead.skipped = ""
-	behind := changed("a clock behind", "clock", "s behind this", func(h *events.Heartbeat) { h.At, h.Server, h.Seq = h.At.Add(-5*time.Minute), "eu-west-1-b", 9 })
-	behind.subject, behind.who, behind.skipped = prefix+"eu-west-1-b", "server eu-west-1-b: ", ""
+	ahead := changed("a clock ahead", "clock", "its clock is ", func(*events.Heartbeat) {})
+	ahead.skipped, ahead.off = "", 5*time.Minute
+	behind := changed("a clock behind", "clock", "its clock is ", func(h *events.Heartbeat) { h.Server, h.Seq = "eu-west-1-b", 9 })
+	behind.subject, behind.who, behind.skipped, behind.off = prefix+"eu-west-1-b", "server eu-west-1-b: ", "", -5*time.Minute
 	back := changed("a count that goes back", "sequence_back", "heartbeat 2 came after 9 of boot "+boot(0), func(h *events.Heartbeat) { h.Server, h.Seq = "eu-west-1-b", 2 })
 	back.subject, back.who, back.skipped = prefix+"eu-west-1-b", "server eu-west-1-b: ", "older"
 	load := report("eu-west-1-a", 0, events.Load{}).Report
 	load.At = time.Now().Add(time.Minute)
 	future := badMessage{
 		"a load of tomorrow", "berth.v1.load.eu-west-1.eu-west-1-a", encode(load),
-		"report_from_the_future", "report_from_the_future", "bad_load_reports", "server eu-west-1-a: ", "ahead of this registry's clock",
+		"report_from_the_future", "report_from_the_future", "bad_load_reports", "server eu-west-1-a: ", "ahead of this registry's clock", 0,
 	}
 	return append(list, region, nan, full, ahead, behind, back, future)
 }

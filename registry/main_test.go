@@ -6,4 +6,7 @@ import (
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 )
 
-func TestMain(m *testing.M) { jetstreamtest.Main(m) }
+func TestMain(m *testing.M) {
+	jetstreamtest.AtOnce(3)
+	jetstreamtest.Main(m)
+}

@@ -24,12 +24,13 @@ func DecodeRecord(data []byte) (*Record, error) {
 }
 
 // decoder reads records as Append writes them. What it does not know, such as a field that was
-// added since, stops it, and encoding/json reads the record instead; so does the intent of a
-// session that is being handed over, which is rare.
+// added since, stops it, and encoding/json reads the record instead.
 type decoder struct {
 	wire.Scanner
 	// text is what is scanned: the strings of a record are parts of it.
 	text string
+	// inner says that what is read is a record of an intent, which has none of its own.
+	inner bool
 }
 
 func (d *decoder) string() string { return d.Part(d.text) }
@@ -136,9 +137,34 @@ func (d *decoder) lasting(r *Record, key []byte) int {
 	case "home":
 		r.Home = d.string()
 		return 29
+	case "intent":
+		if d.inner {
+			return wire.Unknown
+		}
+		r.Intent = new(Intent)
+		d.intent(r.Intent)
+		return 30
 	default:
 		return wire.Unknown
 	}
+}
+
+func (d *decoder) intent(i *Intent) {
+	d.inner = true
+	d.Object(func(key []byte) int {
+		switch string(key) {
+		case "deadline":
+			i.Deadline = d.Time()
+			return 0
+		case "next":
+			i.Next = new(Record)
+			d.record(i.Next)
+			return 1
+		default:
+			return wire.Unknown
+		}
+	})
+	d.inner = false
 }
 
 // claims reads what an application has set, mostly texts. A name that comes twice counts with its

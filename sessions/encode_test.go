@@ -28,7 +28,8 @@ func FuzzDecodeRecord(f *testing.F) {
 		`{"claims":null}`, `{"claims":{"a":"\u0061","b":[1,{"c":null}]}}`, `{"claims":[]}`, `{"claims":{"a":1}`, `{"subject":"ž\n"}`, `{"parent":{"epoch":{"number":1e2}}}`, `{"gen":-1}`, `[]`, ``,
 		`{"answer":{"fallbacks":[{"region":"a","url":"b"},{}]},"minted_at":"2026-11-21T12:00:00.5+02:00"}`, `{"answer":{"fallbacks":[{},]}}`,
 		`{"source":"eu","refused":{"number":2,"region":"us"},"taken":[{"epoch":{"number":1,"region":"us"},"gen":5},{}]}`, `{"taken":[]}`, `{"taken":null,"refused":null}`,
-		`{"state":"moving","intent":{"deadline":"2026-11-21T12:00:00Z","next":{"session":"a","intent":{"next":null}}}}`, `{"intent":null}`, `{"taken":[],"taken":[]}`,
+		`{"state":"moving","intent":{"deadline":"2026-11-21T12:00:00Z","next":{"session":"a","intent":{"next":null}}}}`, `{"intent":null}`, `{"intent":{"deadline":"2026-11-21T12:00:00Z","next":{"session":"a","taken":[{}]}}}`, `{"intent":{"next":null}}`, `{"intent":{}}`, `{"intent":{},"intent":{}}`,
+		`{"taken":[],"taken":[]}`,
 		`{"answer":{"fallbacks":[{}{}]}}`,
 		`{"measured":{"told":"2026-11-21T12:00:00Z","regions":[{"region":"eu","ms":11.5},{}]}}`, `{"measured":null}`, `{"measured":{"regions":null,"told":null}}`, `{"measured":{},"measured":{}}`,
 	} {

@@ -15,7 +15,7 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-var fleetSeeds = flag.Uint64("fleetseeds", 400, "how many schedules of a fleet TestFleetSeeds plays")
+var fleetSeeds = flag.Uint64("fleetseeds", 800, "how many schedules of a fleet TestFleetSeeds plays")
 
 // A fleetMutant is a fleet with one rule missing.
 type fleetMutant struct {

@@ -164,7 +164,7 @@ func later(a, b time.Time) time.Time {
 
 // until returns when the lease ends that the region has; zero if it never had one.
 func (l *Lease) until() time.Time {
-	var grants []time.Time
+	grants := make([]time.Time, 0, 8) // room enough for most fleets, which costs nothing
 	for _, name := range l.others {
 		if g := l.heard[name].grant; !g.IsZero() {
 			grants = append(grants, g)

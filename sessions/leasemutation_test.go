@@ -12,7 +12,7 @@ import (
 	"github.com/berthhq/berth/sessions"
 )
 
-var leaseSeeds = flag.Uint64("leaseseeds", 20, "how many worlds of leases are drawn with all conditions in place")
+var leaseSeeds = flag.Uint64("leaseseeds", 60, "how many worlds of leases are drawn with all conditions in place")
 
 // A leaseMutant is a strict takeover with one condition missing. The zero one has them all.
 type leaseMutant struct {
@@ -149,6 +149,7 @@ func TestEveryConditionOfALeaseIsNeeded(t *testing.T) {
 
 // TestLeaseSeeds draws worlds by seeds, as many as are wanted.
 func TestLeaseSeeds(t *testing.T) {
+	t.Parallel()
 	var none leaseMutant
 	for seed := range *leaseSeeds {
 		if w, err := none.play(none, seed); err != nil {

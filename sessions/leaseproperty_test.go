@@ -93,6 +93,7 @@ func (w *leaseWorld) serve(clients *rand.Rand) {
 // TestLeaseIsNeverHeldTwice: whatever links are cut, in either direction, however late messages come,
 // and whoever restarts, no region answers while a server of another may accept what that one gave out.
 func TestLeaseIsNeverHeldTwice(t *testing.T) {
+	t.Parallel()
 	takes := 0
 	rapid.Check(t, func(t *rapid.T) {
 		w, err := drawLease(leaseMutant{}, rapidDice{t})

@@ -29,7 +29,7 @@ type leaseWorld struct {
 	delay, lag map[[2]string]time.Duration
 	// last is when the last update on a link arrives, and lastCopy the last copy: none overtakes another.
 	last, lastCopy map[[2]string]time.Time
-	under          []leaseMessage
+	under          []*leaseMessage
 	// writing are takeovers that were decided and are not written yet.
 	writing []leaseWrite
 	given   []leaseToken
@@ -150,7 +150,7 @@ func (w *leaseWorld) complete(r *leaseRegion) bool {
 // second lets a second pass: messages arrive, registries speak, copies are sent.
 func (w *leaseWorld) second() {
 	w.now = w.now.Add(time.Second)
-	slices.SortStableFunc(w.under, func(a, b leaseMessage) int { return a.at.Compare(b.at) })
+	slices.SortStableFunc(w.under, func(a, b *leaseMessage) int { return a.at.Compare(b.at) })
 	for len(w.under) > 0 && !w.under[0].at.After(w.now) {
 		m := w.under[0]
 		w.under = w.under[1:]
@@ -168,7 +168,7 @@ func (w *leaseWorld) second() {
 	}
 }
 
-func (w *leaseWorld) arrive(m leaseMessage) {
+func (w *leaseWorld) arrive(m *leaseMessage) {
 	r := w.regions[m.to]
 	if m.copies {
 		if m.copied != nil {
@@ -198,6 +198,11 @@ func (w *leaseWorld) speak(r *leaseRegion) {
 		r.lease.Hear(head, r.clock(w.now))
 	}
 	r.lease.Answers(r.clock(w.now), w.complete(r))
+	var copied *sessions.Record
+	if r.record != nil {
+		rec := *r.record
+		copied = &rec
+	}
 	for _, to := range w.names {
 		link := [2]string{r.name, to}
 		if to == r.name || w.down[link] {
@@ -208,17 +213,14 @@ func (w *leaseWorld) speak(r *leaseRegion) {
 			at = w.last[link]
 		}
 		w.last[link] = at
-		w.under = append(w.under, leaseMessage{from: r.name, to: to, sent: w.now, at: at, head: head})
+		w.under = append(w.under, &leaseMessage{from: r.name, to: to, sent: w.now, at: at, head: head})
 		arrives := at.Add(w.delay[link]/2 + w.lag[link])
 		if arrives.Before(w.lastCopy[link]) {
 			arrives = w.lastCopy[link]
 		}
 		w.lastCopy[link] = arrives
-		beat := leaseMessage{from: r.name, to: to, sent: w.now, at: arrives, copies: true}
-		if r.record != nil {
-			rec := *r.record
-			beat.copied = &rec
-		}
+		beat := &leaseMessage{from: r.name, to: to, sent: w.now, at: arrives, copies: true}
+		beat.copied = copied
 		w.under = append(w.under, beat)
 	}
 }

@@ -33,11 +33,7 @@ func (s *Service) closest(c call, org string, times *sessions.Measured) (api.Clo
 	if view == nil {
 		return api.ClosestReply{}, unavailable("the servers are not known yet", nil)
 	}
-	o, err := s.rules(org)
-	if err != nil {
-		return api.ClosestReply{}, err
-	}
-	b, err := s.bounds(org, o.Jurisdiction)
+	b, _, err := s.begins(org)
 	if err != nil {
 		return api.ClosestReply{}, err
 	}

@@ -66,6 +66,7 @@ func TestClientHangsUpDuringProbe(t *testing.T) {
 // TestLateRepeatOfAMove repeats, after the window, a refresh whose answer was a move and got
 // lost: the client is told of its new server, and the old one is released once more.
 func TestLateRepeatOfAMove(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		a, b := server("eu-west-1-a", dublin, "http://127.0.0.1:1"), server("eu-west-1-b", dublin, "http://127.0.0.1:2")
 		f := newFleet(t, connect(), a)

@@ -223,6 +223,7 @@ func (r *regions) await(t *testing.T, region, session string, want sessions.Stat
 
 // TestHandover moves a session to another region, which owns it from then on, and back.
 func TestHandover(t *testing.T) {
+	t.Parallel() // it mostly waits
 	r := newRegions(t, dublin, singapore)
 	first := login(t, r.services[dublin])
 	if first.Server.Region != dublin {
@@ -263,6 +264,7 @@ func TestHandover(t *testing.T) {
 // TestHandoverToNobody: where the next region does not answer the session stays, and moves once
 // it does.
 func TestHandoverToNobody(t *testing.T) {
+	t.Parallel() // it mostly waits
 	r := newRegions(t, dublin, singapore)
 	first := login(t, r.services[dublin])
 	r.kill[singapore]()

@@ -27,7 +27,10 @@ import (
 	"github.com/berthhq/berth/tokens/api"
 )
 
-func TestMain(m *testing.M) { jetstreamtest.Main(m) }
+func TestMain(m *testing.M) {
+	jetstreamtest.AtOnce(4)
+	jetstreamtest.Main(m)
+}
 
 const (
 	issuer = "https://api.example.com"

@@ -178,6 +178,7 @@ func TestSignedForeignTokens(t *testing.T) {
 
 // TestLoginLimit slows down whoever guesses a password: ten guesses, then one every 2 s.
 func TestLoginLimit(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		s := newFleet(t, connect(), server("eu-west-1-a", dublin, "http://127.0.0.1:1")).service()
 		for range 10 {

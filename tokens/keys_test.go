@@ -208,6 +208,7 @@ func TestForgedKeys(t *testing.T) {
 // TestRetiredKeyOfAnotherRegion: a region's word that its key is revoked is heard, outlasts a
 // restart, and is not taken back by who says otherwise later.
 func TestRetiredKeyOfAnotherRegion(t *testing.T) {
+	t.Parallel() // it mostly waits
 	a, _ := healthy(t, "eu-west-1-a", dublin)
 	there, _ := healthy(t, "ap-southeast-1-a", "ap-southeast-1")
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), a, there)

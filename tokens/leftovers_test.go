@@ -61,6 +61,7 @@ func (l *looked) times(session string) int {
 // TestATakenSessionIsLookedAtOnce: a session that was taken over elsewhere is looked at when that is news, not at
 // each of its refreshes.
 func TestATakenSessionIsLookedAtOnce(t *testing.T) {
+	t.Parallel() // it mostly waits
 	r := newRegions(t, dublin, singapore)
 	r.kill[dublin]()
 	r.kill[singapore]()

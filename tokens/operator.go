@@ -231,8 +231,12 @@ type SessionReply struct {
 	AccessExpiresAt  time.Time           `json:"access_expires_at"`
 	RefreshExpiresAt time.Time           `json:"refresh_expires_at"`
 	MovedAt          time.Time           `json:"moved_at,omitzero"`
-	CriticalSince    time.Time           `json:"critical_since,omitzero"`
-	Bookmark         string              `json:"bookmark,omitempty"`
+	// Home is the region that load or a failure sent it away from, empty if none did; Measured the times
+	// that its client told last.
+	Home          string             `json:"home,omitempty"`
+	Measured      *sessions.Measured `json:"measured,omitempty"`
+	CriticalSince time.Time          `json:"critical_since,omitzero"`
+	Bookmark      string             `json:"bookmark,omitempty"`
 }
 
 // show answers MethodSession. A session without a record here is "not found" by an empty state.
@@ -252,7 +256,7 @@ func (o operatorCall) show(ctx context.Context, q SessionRequest) (reply Session
 		Jurisdiction: rec.Jurisdiction, SessionEntry: entryOf(&rec), Epoch: rec.Epoch, Generation: rec.Gen,
 		ClientID: rec.ClientID, Scope: rec.Scope, Decision: a.Decision, Reason: a.Reason, ServerURL: a.URL,
 		Fallbacks: a.Fallbacks, AccessExpiresAt: a.AccessExp, RefreshExpiresAt: a.RefreshExp,
-		MovedAt: rec.MovedAt, CriticalSince: rec.CriticalSince, Bookmark: rec.Bookmark,
+		MovedAt: rec.MovedAt, Home: rec.Home, Measured: rec.Measured.At(time.Now()), CriticalSince: rec.CriticalSince, Bookmark: rec.Bookmark,
 	}, nil
 }
 

@@ -46,11 +46,7 @@ func (s *Service) orgPlaces(name, arrived string) (api.OrgReply, error) {
 	if view == nil {
 		return api.OrgReply{}, unavailable("the servers are not known yet", nil)
 	}
-	o, err := s.rules(name)
-	if err != nil {
-		return api.OrgReply{}, err
-	}
-	b, err := s.bounds(name, o.Jurisdiction)
+	b, _, err := s.begins(name)
 	if err != nil {
 		return api.OrgReply{}, err
 	}

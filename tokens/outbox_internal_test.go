@@ -98,6 +98,7 @@ func outboxTest(t *testing.T, bus Bus, fn func(t *testing.T, o *outbox, lost *lo
 
 // TestOutboxElection: no event is lost while a stream elects a leader, however it fails meanwhile.
 func TestOutboxElection(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, c := range map[string]struct{ hangs, begins bool }{
 		"refused": {}, "unanswered": {hangs: true}, "several at once": {begins: true}, "several unanswered": {true, true},
 	} {
@@ -155,6 +156,7 @@ func TestOutboxPatience(t *testing.T) {
 // TestOutboxFull: what a full lane has no room for is dropped and counted at once, and what it holds
 // is stored.
 func TestOutboxFull(t *testing.T) {
+	t.Parallel() // it mostly waits
 	synctest.Test(t, func(t *testing.T) {
 		bus := &awayBus{back: time.Now().Add(time.Minute), stored: map[string]bool{}}
 		outboxTest(t, bus, func(t *testing.T, o *outbox, lost *lossCounter) {

@@ -70,6 +70,7 @@ func TestEventsOutliveService(t *testing.T) {
 // TestEventsOutliveStream takes the stream of events away for as long as an election may take, while
 // sessions are begun: what happened to them is in it once it is back.
 func TestEventsOutliveStream(t *testing.T) {
+	t.Parallel() // it mostly waits
 	withoutLeader(t, func(t *testing.T, l *leaderless) {
 		if err := l.other.JetStream().DeleteStream(t.Context(), jetstream.StreamEvents); err != nil {
 			t.Fatal(err)

@@ -82,6 +82,7 @@ func TestOneTokenAtOnce(t *testing.T) {
 // TestOldTokenAfterTheWindow waits, in fake time, until the window has passed: the original
 // token then ends the session.
 func TestOldTokenAfterTheWindow(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		f := newFleet(t, connect(), server("eu-west-1-a", dublin, "http://127.0.0.1:1"))
 		s := f.service()
@@ -102,6 +103,7 @@ func TestOldTokenAfterTheWindow(t *testing.T) {
 // TestLostReply repeats a refresh whose reply was lost, in fake time, after 31 s: the client
 // goes on, and so does a second repeat of the newest token.
 func TestLostReply(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		f := newFleet(t, connect(), server("eu-west-1-a", dublin, "http://127.0.0.1:1"))
 		s := f.service()
@@ -163,6 +165,7 @@ func TestFailedServer(t *testing.T) {
 // TestUnreachableFromClient lets the client report a living server twice, five seconds
 // apart, in fake time.
 func TestUnreachableFromClient(t *testing.T) {
+	t.Parallel() // it mostly waits
 	jetstreamtest.Bubble(t, func(t *testing.T, connect func(...func(*jetstream.Config)) *jetstream.Conn) {
 		a, b := server("eu-west-1-a", dublin, "http://127.0.0.1:1"), server("eu-west-1-b", dublin, "http://127.0.0.1:2")
 		f := newFleet(t, connect(), a)

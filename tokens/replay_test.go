@@ -67,6 +67,7 @@ func replayed(t *testing.T, conn *jetstream.Conn, decisions int) *replay.Report 
 // TestDecisionsAreReplayed lets many sessions refresh while servers come, go, fill up, drain and return
 // from the dead, and makes their decisions again by what was recorded alone.
 func TestDecisionsAreReplayed(t *testing.T) {
+	t.Parallel() // it mostly waits
 	var servers []events.Server
 	for _, id := range []string{"eu-west-1-a", "eu-west-1-b", "eu-west-1-c", "eu-west-1-d"} {
 		s, _ := healthy(t, id, dublin)

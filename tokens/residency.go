@@ -44,6 +44,21 @@ func (s *Service) bounds(org, jurisdiction string) (residency.Bounds, error) {
 	if err != nil {
 		return residency.Bounds{}, err
 	}
+	return s.within(o, jurisdiction)
+}
+
+// begins returns where an organization's new sessions may be, and their jurisdiction. An error is an *api.Error.
+func (s *Service) begins(org string) (b residency.Bounds, jurisdiction string, err error) {
+	o, err := s.rules(org)
+	if err != nil {
+		return residency.Bounds{}, "", err
+	}
+	b, err = s.within(o, o.Jurisdiction)
+	return b, o.Jurisdiction, err
+}
+
+// within returns where sessions of a jurisdiction may be by an organization's rules. An error is an *api.Error.
+func (s *Service) within(o residency.Org, jurisdiction string) (residency.Bounds, error) {
 	b, err := s.cfg.Jurisdictions.Bounds(o, jurisdiction)
 	if err != nil {
 		return residency.Bounds{}, rulesUnknown(err)

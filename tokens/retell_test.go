@@ -117,6 +117,7 @@ func (r *twoRegions) refusedWithin(limit time.Duration, since time.Time, ask fun
 }
 
 func TestRevokedInAllRegionsAtOnce(t *testing.T) {
+	t.Parallel() // it mostly waits
 	r := newTwoRegions(t)
 	ask := r.shop()
 	for range 3 {

@@ -82,6 +82,7 @@ func TestStoreOutageIsNoRevocation(t *testing.T) {
 
 // TestRevocationPassesOnToTheOwner asks a region whose record says that another owns the session.
 func TestRevocationPassesOnToTheOwner(t *testing.T) {
+	t.Parallel() // it mostly waits
 	nats := jetstreamtest.NewFleet(t, nil, dublin, farRegion)
 	f := newFleet(t, jetstreamtest.Provisioned(t, nats.Regions[dublin].ClientURL()), farServer())
 	far := newFleet(t, jetstreamtest.Provisioned(t, nats.Regions[farRegion].ClientURL()), farServer())
@@ -157,6 +158,7 @@ func serveOperators(t *testing.T, conn *jetstream.Conn, s *tokens.Service, from 
 // TestNoTokensAfterAnAcknowledgedRevocation refreshes sessions as fast as can be while they are
 // ended: whoever asks after the answer gets nothing more.
 func TestNoTokensAfterAnAcknowledgedRevocation(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := newFleet(t, jetstreamtest.Provisioned(t, jetstreamtest.Shared(t)), server("a", dublin, "http://a"))
 	s := f.running()
 	const n = 8

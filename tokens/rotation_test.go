@@ -262,6 +262,7 @@ func playKeys(t *testing.T, f *keyFleet, turns []keyTurn) error {
 // region's very first key signs at once, and meanwhile an unknown one is no reason to log anybody out
 // (V18). The schedule breaks that with any part of the rule missing.
 func TestKeyBeforeItsFirstSignature(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, without := range []keyRule{
 		{},
 		{name: "a new key waits for nobody", noEdges: true},

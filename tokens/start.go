@@ -51,11 +51,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	if err != nil {
 		return api.TokensReply{}, err
 	}
-	o, err := s.rules(req.Org)
-	if err != nil {
-		return api.TokensReply{}, err
-	}
-	b, err := s.bounds(req.Org, o.Jurisdiction)
+	b, jurisdiction, err := s.begins(req.Org)
 	if err != nil {
 		return api.TokensReply{}, err
 	}
@@ -65,7 +61,7 @@ func (s *Service) start(ctx context.Context, c call, req api.StartRequest) (api.
 	now := time.Now()
 	rec := sessions.Record{
 		Session: newID(), Subject: req.Subject, ClientID: req.ClientID, Org: req.Org, Scope: req.Scope,
-		Claims: req.Claims, Jurisdiction: o.Jurisdiction,
+		Claims: req.Claims, Jurisdiction: jurisdiction,
 		StartedAt: now.UTC().Truncate(time.Second), ExpiresAt: now.Add(SessionTTL).UTC().Truncate(time.Second),
 	}
 	if rec.ClientID == "" {

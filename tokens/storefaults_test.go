@@ -129,6 +129,7 @@ func (o *operated) maxBytes(t *testing.T, bytes func(now uint64) int64) {
 // TestFullStore: while there is no room to write sessions, clients go on where they are, operators
 // are told what to do, and no session suffers.
 func TestFullStore(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, c := range []struct {
 		name string
 		cfg  embedded.RegionConfig

@@ -18,6 +18,7 @@ import (
 // are gone: nobody there can tell its server but the region that took it, which does so until the
 // old owner shows that it knows. It does so also if its own token service was started anew meanwhile.
 func TestReleaseIsRepeated(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, restart := range map[string]bool{"by the service that took it": false, "by the next life of it": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -90,6 +90,7 @@ func (l *leaderless) unrotated(token string) {
 // that it has or the one before, for a minute past the last contact and no longer (V11). Nothing
 // of that is held against it afterwards.
 func TestUnrotated(t *testing.T) {
+	t.Parallel() // it mostly waits
 	withoutLeader(t, func(t *testing.T, l *leaderless) {
 		first := login(t, l.service)
 		second := l.refresh(first.RefreshToken)
@@ -129,6 +130,7 @@ func TestUnrotated(t *testing.T) {
 // TestUnrotatedNeedsProof: neither a service that has just begun nor one that does not know the
 // session gives access by the token's word, and nobody is sent away for good by it.
 func TestUnrotatedNeedsProof(t *testing.T) {
+	t.Parallel() // it mostly waits
 	withoutLeader(t, func(t *testing.T, l *leaderless) {
 		first := login(t, l.service)
 		begun := l.fleet.service()
@@ -141,6 +143,7 @@ func TestUnrotatedNeedsProof(t *testing.T) {
 // nor one whose old token comes back; a thief's try ends no session either, for nothing is judged
 // by memory.
 func TestUnrotatedNotForTheRevoked(t *testing.T) {
+	t.Parallel() // it mostly waits
 	withoutLeader(t, func(t *testing.T, l *leaderless) {
 		ended, alive := login(t, l.service), login(t, l.service)
 		var tokens []string

@@ -16,14 +16,14 @@ import (
 // eventsCmd prints events as they happen.
 type eventsCmd struct {
 	natsFlags
-	Kind   []string `placeholder:"KIND" help:"Only these kinds: heartbeat, load, server, region, view, sight, decision, session, lock, revoked, report (default: all but heartbeat, load, view and sight)."`
+	Kind   []string `placeholder:"KIND" help:"Only these kinds: heartbeat, load, server, region, view, demand, sight, decision, session, lock, revoked, report (default: all but heartbeat, load, view, demand and sight)."`
 	Region string   `placeholder:"NAME" help:"Only events of this region."`
 	Count  int      `placeholder:"N" help:"End after so many events (default: never)."`
 	JSON   bool     `name:"json" help:"Print each event as one line of JSON: subject and event."`
 }
 
 // loudKinds are printed only if asked for: they are too many to read.
-func loudKinds() []string { return []string{"heartbeat", "load", "view", "sight"} }
+func loudKinds() []string { return []string{"heartbeat", "load", "view", "demand", "sight"} }
 
 // quietKinds are printed unless others are asked for.
 func quietKinds() []string {

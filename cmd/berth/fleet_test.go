@@ -27,6 +27,7 @@ const (
 // TestMainJob walks a client through the whole path on a fleet of three regions in one
 // process tree: login, stay, move, the lock, and the death of its server.
 func TestMainJob(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t)
 	mainJob(t, ready)
 }
@@ -261,6 +262,7 @@ func TestDevDiesWithChildren(t *testing.T) {
 
 // TestDevOneRegion checks that a region without a hub is a complete fleet.
 func TestDevOneRegion(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t, "--regions", "eu-west-1", "--restart", "100ms")
 	c := client{t: t, location: nearDublin}
 	login := c.login(ready)

@@ -20,6 +20,7 @@ type cli struct {
 	Dev      devCmd      `cmd:"" help:"Run a whole fleet on this machine: NATS, registries, token services, demo servers."`
 	Registry registryCmd `cmd:"" help:"Run a region's registry."`
 	Tokens   tokensCmd   `cmd:"" help:"Run a region's token service."`
+	Agent    agentCmd    `cmd:"" help:"Run berth beside an application in any language."`
 	Servers  serversCmd  `cmd:"" help:"List the servers as a region's registry sees them."`
 	Region   regionCmd   `cmd:"" help:"List the regions; set how they take sessions."`
 	Drain    drainCmd    `cmd:"" help:"Have sessions leave a server or a region."`

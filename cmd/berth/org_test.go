@@ -17,6 +17,7 @@ import (
 
 // TestOrg changes an organization from a region that is not the primary one, and reads it in both.
 func TestOrg(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t, "--regions", "eu-west-1,ap-southeast-1", "--servers", "1")
 	primary, other := ready, dev.Ready{Regions: ready.Regions[1:]}
 

@@ -17,6 +17,7 @@ import (
 
 // TestPolicy changes the policy of a running fleet, from a region that is not the primary one.
 func TestPolicy(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t, "--regions", "eu-west-1,ap-southeast-1", "--servers", "1")
 	other := dev.Ready{Regions: ready.Regions[1:]}
 	nc, err := nats.Connect(ready.Regions[0].NATSURL)

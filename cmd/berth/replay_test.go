@@ -35,6 +35,7 @@ var replays = flag.Int("replays", 500, "how many decisions TestReplay records, a
 //
 //	go test ./cmd/berth -run TestReplay$ -v -args -replays 10000
 func TestReplay(t *testing.T) {
+	t.Parallel() // it mostly waits
 	_, ready := startDev(t, "--restart", "300ms")
 	them := newVisitors(t, ready)
 	them.decide(*replays)

@@ -9,6 +9,7 @@ import (
 
 // TestScripts runs testdata/script: what the commands say to bad input.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -408,6 +408,8 @@ func (c *sessionsShowCmd) print(p *program, found []tokens.SessionReply) error {
 			{"started", moment(r.StartedAt, now)},
 			{"refreshed", moment(r.RefreshedAt, now)},
 			{"moved", moment(r.MovedAt, now)},
+			{"home", dash(r.Home)},
+			{"measured", measured(r.Measured, now)},
 			{"critical since", moment(r.CriticalSince, now)},
 			{"expires", clock(r.ExpiresAt, now)},
 		}
@@ -421,6 +423,18 @@ func (c *sessionsShowCmd) print(p *program, found []tokens.SessionReply) error {
 		}
 	}
 	return nil
+}
+
+// measured returns the times that a client told, and how long ago.
+func measured(m *sessions.Measured, now time.Time) string {
+	if m == nil {
+		return "-"
+	}
+	list := make([]string, len(m.Regions))
+	for i, t := range m.Regions {
+		list[i] = fmt.Sprintf("%s %.4g ms", t.Region, t.MS)
+	}
+	return strings.Join(list, ", ") + ", " + age(now, m.Told) + " ago"
 }
 
 // moment returns a time of the past as people read it.

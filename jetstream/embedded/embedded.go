@@ -236,6 +236,12 @@ func checkPort(field string, port int) error {
 	return nil
 }
 
+// uncompressed is how leaf connections carry what crosses: as it is. NATS would choose by the round-trip time that it sees when a
+// connection begins, and compress most where a busy machine answers late, which makes it busier.
+func uncompressed() server.CompressionOpts {
+	return server.CompressionOpts{Mode: server.CompressionOff}
+}
+
 // options returns what a region's and a hub's server have in common.
 func options(name, host string, port int) *server.Options {
 	if host == "" {
@@ -253,6 +259,6 @@ func options(name, host string, port int) *server.Options {
 		ConnectErrorReports:    errorReports,
 		ReconnectErrorReports:  errorReports,
 		DisableJetStreamBanner: true,
-		LeafNode:               server.LeafNodeOpts{ReconnectInterval: leafReconnect, NoAdvertise: true},
+		LeafNode:               server.LeafNodeOpts{ReconnectInterval: leafReconnect, NoAdvertise: true, Compression: uncompressed()},
 	}
 }

@@ -162,7 +162,9 @@ func tellOfDisconnects(srv *server.Server) error {
 // remote is the leaf connection to the hub. What it denies, it denies both ways, but for what only this region is told.
 func (r *Region) remote() *server.RemoteLeafOpts {
 	deny := events.LeafDenials(r.cfg.Foreign)
-	remote := &server.RemoteLeafOpts{DenyImports: deny, DenyExports: append(slices.Clone(deny), events.LeafExportDenials(r.cfg.Region)...)}
+	remote := &server.RemoteLeafOpts{
+		DenyImports: deny, DenyExports: append(slices.Clone(deny), events.LeafExportDenials(r.cfg.Region)...), Compression: uncompressed(),
+	}
 	for _, hub := range r.cfg.Hubs {
 		if u, err := hubURL(hub); err == nil { // validate has seen each
 			remote.URLs = append(remote.URLs, u)

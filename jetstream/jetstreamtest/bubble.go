@@ -30,6 +30,9 @@ const fileStoreTicker = "github.com/nats-io/nats-server/v2/server/ats.Register.f
 // bubbleEnv names the test that this process was started for.
 const bubbleEnv = "BERTH_TEST_BUBBLE"
 
+// promptly lets a process with the race detector end at once, not after a second, and at its first race, which no test survives.
+const promptly = "GORACE=atexit_sleep_ms=0 halt_on_error=1"
+
 // bubbleLimit ends a bubble's process that hangs, in real time, where the tests themselves have no deadline.
 const bubbleLimit = 5 * time.Minute
 
@@ -85,7 +88,7 @@ func runAlone(t *testing.T) {
 		}
 	})
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), bubbleEnv+"="+t.Name())
+	cmd.Env = append(os.Environ(), bubbleEnv+"="+t.Name(), promptly)
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err != nil:

@@ -123,7 +123,7 @@ func (c *ProcessConfig) file() map[string]any {
 	if name == "" {
 		name = "hub"
 	}
-	leaf := map[string]any{"reconnect": "250ms", "no_advertise": true}
+	leaf := map[string]any{"reconnect": "250ms", "no_advertise": true, "compression": "off"}
 	file := map[string]any{
 		"server_name":   name,
 		"listen":        loopback(c.Port),
@@ -142,7 +142,10 @@ func (c *ProcessConfig) file() map[string]any {
 	}
 	if len(c.Hubs) > 0 {
 		deny := events.LeafDenials(c.Foreign)
-		leaf["remotes"] = []any{map[string]any{"urls": c.Hubs, "account": account, "deny_imports": deny, "deny_exports": append(slices.Clone(deny), events.LeafExportDenials(c.Region)...)}}
+		leaf["remotes"] = []any{map[string]any{
+			"urls": c.Hubs, "account": account, "compression": "off",
+			"deny_imports": deny, "deny_exports": append(slices.Clone(deny), events.LeafExportDenials(c.Region)...),
+		}}
 	}
 	if c.Cluster != nil {
 		file["server_name"] = c.Cluster.Node

@@ -71,11 +71,11 @@ func (a *Agent) passOn(route api.Route) http.Handler {
 			return
 		}
 		answer, err := a.askFor(ctx, p.session, p.jurisdiction, route.RPC, header, body)
-		if err != nil && route.Method == http.MethodGet && ctx.Err() == nil {
+		if err != nil && route.Method == http.MethodGet && ctx.Err() == nil && !errors.Is(err, errBroken) {
 			answer, err = a.askFor(ctx, p.session, p.jurisdiction, route.RPC, header, body)
 		}
 		if err != nil {
-			refuse(w, unavailable("the region's token services do not answer", err))
+			refuse(w, a.notAnswering(err))
 			return
 		}
 		a.residence.answered(p.jurisdiction)
@@ -190,8 +190,29 @@ func (a *Agent) askTokens(ctx context.Context, jurisdiction, method string, head
 
 // askFor asks the token services of the region on behalf of a session, empty for none: for a
 // refresh the one that the session falls to, and if that does not answer, any of them. A refresh
-// whose answer got lost is answered the same again.
+// whose answer got lost is answered the same again. While they do not answer it fails at once.
 func (a *Agent) askFor(ctx context.Context, session, jurisdiction, method string, header http.Header, body []byte) (answer, error) {
+	// A token that nobody has verified may name a jurisdiction that nobody serves.
+	guarded := a.residence.inside(jurisdiction)
+	if guarded && !a.breaker.TryAcquirePermit() {
+		a.metrics.passed.WithLabelValues(method, "not_tried").Inc()
+		return answer{}, errBroken
+	}
+	began := time.Now()
+	got, err := a.askSome(ctx, session, jurisdiction, method, header, body)
+	if guarded {
+		a.judge(ctx, time.Since(began), err)
+	}
+	outcome := "answered"
+	if err != nil {
+		outcome = "failed"
+	}
+	a.metrics.passed.WithLabelValues(method, outcome).Inc()
+	return got, err
+}
+
+// askSome asks the one that the session falls to, then any.
+func (a *Agent) askSome(ctx context.Context, session, jurisdiction, method string, header http.Header, body []byte) (answer, error) {
 	subject := events.Subject{
 		Kind: events.KindRPC, Service: "tokens", Jurisdiction: jurisdiction, Region: a.cfg.Region, Method: method,
 	}.String()
@@ -205,11 +226,6 @@ func (a *Agent) askFor(ctx context.Context, session, jurisdiction, method string
 	if err == nil {
 		a.instances.answered(got.header.Get(api.HeaderInstance), time.Now())
 	}
-	outcome := "answered"
-	if err != nil {
-		outcome = "failed"
-	}
-	a.metrics.passed.WithLabelValues(method, outcome).Inc()
 	return got, err
 }
 

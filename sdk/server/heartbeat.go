@@ -20,7 +20,11 @@ func (a *Agent) beat(ctx context.Context) {
 		now := time.Now()
 		held := a.sessions.sweep(a.cfg.Server, now.Add(-a.cfg.AccessTTL), now)
 		a.meter.sample(held, a.cfg.Capacity, a.cfg.MaxInFlight, now)
-		a.send(ctx, a.heartbeat(a.state(), now))
+		if err := a.cfg.Alive(); err != nil {
+			a.withhold(ctx, err)
+		} else {
+			a.send(ctx, a.heartbeat(a.state(), now))
+		}
 		timer := time.NewTimer(jitter(a.cfg.Interval))
 		select {
 		case <-ctx.Done():
@@ -73,6 +77,14 @@ func (a *Agent) load() events.Load {
 		}
 	}
 	return own
+}
+
+// withhold leaves a heartbeat out, because the application does not serve.
+func (a *Agent) withhold(ctx context.Context, cause error) {
+	a.metrics.heartbeats.WithLabelValues("withheld").Inc()
+	if !a.silent.Swap(true) {
+		a.log.LogAttrs(ctx, slog.LevelWarn, "heartbeats are withheld: the application does not serve", slog.String("error", cause.Error()))
+	}
 }
 
 // send publishes a heartbeat. The first failure of a row is logged, and the first success

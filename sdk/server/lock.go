@@ -21,8 +21,17 @@ type claimsKey struct{}
 // shared by all requests with that token: read them, do not change them.
 func ClaimsFrom(ctx context.Context) (*api.AccessClaims, bool) {
 	c, ok := ctx.Value(claimsKey{}).(*api.AccessClaims)
-	return c, ok
+	return c, ok && c != nil
 }
+
+// A LockOption sets what Lock does on the routes that it stands before.
+type LockOption func(*locking)
+
+// locking is what Lock does.
+type locking struct{ shadow bool }
+
+// Enforce sets whether requests are refused, or all served as with Config.Shadow.
+func Enforce(enforce bool) LockOption { return func(l *locking) { l.shadow = !enforce } }
 
 // Lock serves a request by next if it carries a good access token whose session is locked to
 // this server, and refuses it otherwise, with an RFC 9457 problem document:
@@ -30,29 +39,55 @@ func ClaimsFrom(ctx context.Context) (*api.AccessClaims, bool) {
 //	401 invalid_token, token_expired, session_revoked   with WWW-Authenticate
 //	421 locked_elsewhere   with the right server, for a token of another server or an epoch
 //	                       that is over
+//	429 rate_limited       with Retry-After: more than Config.Limits
 //	503 unavailable        with Retry-After: the server has just started and does not know
 //	                       yet which locks were released, or not the key that signed
 //
 // It speaks to nobody, but for a key that it does not know, which it asks for once a second
 // at most.
-func (a *Agent) Lock(next http.Handler) http.Handler {
+//
+// The context of a request ends, with the cause *Released, if the request is still in progress
+// Config.OpenGrace after its session has left the server or has ended: as streams are.
+//
+// Where it is not enforced, next serves what would be refused: with the claims of a token whose
+// signature is good, without any otherwise.
+func (a *Agent) Lock(next http.Handler, options ...LockOption) http.Handler {
+	l := locking{shadow: a.cfg.Shadow}
+	for _, option := range options {
+		option(&l)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := time.Now()
 		claims, refusal := a.admit(r, now)
-		if refusal != nil {
+		if refusal == nil && a.cfg.Limits != (Limits{}) {
+			refusal = a.limiters.take(claims.Org, a.part(), now)
+		}
+		switch {
+		case refusal == nil:
+		case l.shadow:
+			a.shadow(r, refusal)
+		default:
 			a.refuse(w, refusal)
 			return
 		}
+		ctx := &admitted{Context: r.Context(), claims: claims}
+		if !l.shadow {
+			ctx.open = a.open
+		}
 		a.meter.begin()
-		defer a.meter.done(now)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), claimsKey{}, claims)))
+		defer func() {
+			ctx.done()
+			a.meter.done(now)
+		}()
+		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
 // errNoToken is the cause of the refusal of a request without a token.
 var errNoToken = errors.New("no token")
 
-// admit returns the claims of the request's token if it may be served here and now.
+// admit returns the claims of the request's token, and why it may not be served here and now, nil if it
+// may. There are no claims where the token is not good.
 func (a *Agent) admit(r *http.Request, now time.Time) (*api.AccessClaims, *api.Error) {
 	if err := a.Ready(); err != nil {
 		return nil, unavailable(err.Error(), nil)
@@ -71,7 +106,7 @@ func (a *Agent) admit(r *http.Request, now time.Time) (*api.AccessClaims, *api.E
 		return a.meet(r.Context(), token, generation, now)
 	case l != v.lock:
 		if refusal := l.judge(v.claims, a.cfg.Server); refusal != nil {
-			return nil, refusal
+			return v.claims, refusal
 		}
 	}
 	v.session.touch(now)
@@ -91,10 +126,7 @@ func (a *Agent) meet(ctx context.Context, token string, generation uint64, now t
 		s.touch(now)
 	}
 	a.cache.put(v, now)
-	if refusal != nil {
-		return nil, refusal
-	}
-	return claims, nil
+	return claims, refusal
 }
 
 // verify checks a token's signature, type, issuer, audience and times.

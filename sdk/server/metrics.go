@@ -5,6 +5,8 @@ import "github.com/prometheus/client_golang/prometheus"
 // metrics are the agent's own. No label holds an id.
 type metrics struct {
 	refused    *prometheus.CounterVec
+	shadowed   *prometheus.CounterVec
+	ended      prometheus.Counter
 	verified   prometheus.Counter
 	skipped    prometheus.Counter
 	heartbeats *prometheus.CounterVec
@@ -16,6 +18,12 @@ func newMetrics(reg prometheus.Registerer, known *sessionTable) *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_server_refused_total", Help: "Requests that the lock refused, by code.",
 		}, []string{"code"}),
+		shadowed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_server_shadowed_total", Help: "Requests that were served though the lock would refuse them, for it is not enforced, by code.",
+		}, []string{"code"}),
+		ended: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "berth_server_released_requests_total", Help: "Requests that were ended because they went on long after their session had left.",
+		}),
 		verified: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "berth_server_verified_total", Help: "Access tokens whose signature was checked, for the cache did not hold them.",
 		}),
@@ -33,7 +41,7 @@ func newMetrics(reg prometheus.Registerer, known *sessionTable) *metrics {
 		evicted := prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "berth_server_floors_evicted_total", Help: "Released locks and revocations that were forgotten early, for there were too many.",
 		}, func() float64 { return float64(known.evicted.Load()) })
-		reg.MustRegister(evicted, m.refused, m.verified, m.skipped, m.heartbeats, m.passed)
+		reg.MustRegister(evicted, m.refused, m.shadowed, m.ended, m.verified, m.skipped, m.heartbeats, m.passed)
 	}
 	return m
 }

@@ -73,7 +73,7 @@ func (a *Agent) lookUp(ctx context.Context, org string, header http.Header) (api
 	answer, err := a.askTokens(ctx, events.GlobalJurisdiction, api.MethodOrg, h, nil)
 	switch {
 	case err != nil:
-		return o, unavailable("the region's token services do not answer", err)
+		return o, a.notAnswering(err)
 	case answer.status != http.StatusOK || json.Unmarshal(answer.body, &o) != nil:
 		return o, unavailable("where sessions of this organization may be is not known here now", nil)
 	default:

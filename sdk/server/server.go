@@ -19,9 +19,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/berthhq/berth/events"
 	"github.com/berthhq/berth/registry"
@@ -65,10 +67,22 @@ type Config struct {
 	// at least 65 536.
 	MaxSessions int
 
+	// Shadow serves all requests, and only counts and logs those that Lock would refuse: to see what
+	// would change before it does. Enforce sets it for single routes.
+	Shadow bool
+	// Limits bound the requests of the region. Zero: no limits.
+	Limits Limits
+	// OpenGrace is how long a request may still go on, as a stream does, once its session has left the
+	// server or has ended; at most 28 s. 0: 20 s.
+	OpenGrace time.Duration
+
 	// Load may replace the sampled load in each heartbeat. A load that is not finite and at
 	// least 0 is ignored. One that leaves the load to central telemetry returns a zero Load.
 	// nil: the sample is sent.
 	Load func(sampled events.Load) events.Load
+	// Alive fails while the application does not serve, for an agent that runs beside it: no heartbeat
+	// is sent then. It must not block. nil: the application lives as long as the agent.
+	Alive func() error
 	// ClientAddress returns the network address of a client, for token services. nil: the
 	// address of the connection's other end; behind a load balancer that is the balancer.
 	ClientAddress func(*http.Request) string
@@ -96,6 +110,8 @@ const (
 	maxCachedDefault = 65_536
 	maxCachedTokens  = 1 << 20
 	minMaxSessions   = 65_536
+	defaultOpenGrace = 20 * time.Second
+	maxOpenGrace     = 28 * time.Second // with the second until it is seen, below 30 s
 )
 
 func (c *Config) setDefaults() {
@@ -105,6 +121,10 @@ func (c *Config) setDefaults() {
 	c.Boot = cmp.Or(c.Boot, ulid.Make().String())
 	c.CachedTokens = cmp.Or(c.CachedTokens, min(max(4*c.Capacity, minCachedTokens), maxCachedDefault))
 	c.MaxSessions = cmp.Or(c.MaxSessions, max(8*c.Capacity, minMaxSessions))
+	c.OpenGrace = cmp.Or(c.OpenGrace, defaultOpenGrace)
+	if c.Alive == nil {
+		c.Alive = func() error { return nil }
+	}
 	if c.ClientAddress == nil {
 		c.ClientAddress = peerAddress
 	}
@@ -127,10 +147,15 @@ func (c *Config) validate() error {
 		return fmt.Errorf("max in flight %d: want at least 0", c.MaxInFlight)
 	case c.CachedTokens < 1 || c.CachedTokens > maxCachedTokens:
 		return fmt.Errorf("cached tokens %d: want 1 to %d", c.CachedTokens, maxCachedTokens)
+	case c.OpenGrace < 0 || c.OpenGrace > maxOpenGrace:
+		return fmt.Errorf("open grace %s: want 0 to %s", c.OpenGrace, maxOpenGrace)
 	case c.MaxSessions < 1:
 		return fmt.Errorf("max sessions %d: want at least 1", c.MaxSessions)
 	case c.Bus == nil, c.Recent == nil, c.Caller == nil, c.Watcher == nil:
 		return errors.New("bus, recent, caller and watcher are required")
+	}
+	if err := c.Limits.validate(); err != nil {
+		return err
 	}
 	for _, u := range [][2]string{{"url", c.URL}, {"health URL", c.HealthURL}, {"auth URL", c.AuthURL}} {
 		if err := checkURL(u[0], u[1], u[0] != "url"); err != nil {
@@ -162,10 +187,16 @@ type Agent struct {
 	residence residence
 	// instances are the token services of the region.
 	instances *instances
-	meter     *meter
-	servers   *registry.Subscription
-	metrics   *metrics
-	log       *slog.Logger
+	// breaker is open while those do not answer.
+	breaker circuitbreaker.CircuitBreaker[answer]
+	// open are the requests that go on for long, shadowed tells of those that Lock would refuse.
+	open     *openRequests
+	limiters *limiters
+	shadowed complaint
+	meter    *meter
+	servers  *registry.Subscription
+	metrics  *metrics
+	log      *slog.Logger
 
 	// current says that the released locks and revocations of the recent past were read:
 	// before that nothing is accepted.
@@ -186,7 +217,7 @@ func New(c Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: c, log: c.Log,
-		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions), instances: newInstances(),
+		cache: newTokenCache(c.CachedTokens), sessions: newSessionTable(c.MaxSessions), instances: newInstances(), open: newOpenRequests(), limiters: newLimiters(c.Limits), breaker: newBreaker(c.Log), shadowed: complaint{limit: rate.NewLimiter(rate.Every(time.Second), complaintBurst)},
 		meter: newMeter(), announce: make(chan struct{}, 1),
 	}
 	a.keys = newPublicKeys(a)
@@ -211,7 +242,7 @@ func New(c Config) (*Agent, error) {
 // The middleware goes on after Run has returned, for requests that are still in progress.
 func (a *Agent) Run(ctx context.Context) error {
 	var g errgroup.Group
-	for _, run := range []func(context.Context){a.beat, a.listen, a.keys.run, a.followView} {
+	for _, run := range []func(context.Context){a.beat, a.listen, a.keys.run, a.followView, a.endReleased} {
 		g.Go(func() error { run(ctx); return nil })
 	}
 	err := g.Wait()

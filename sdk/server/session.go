@@ -178,6 +178,21 @@ func (t *sessionTable) floor(id string) events.Epoch {
 	return events.Epoch{}
 }
 
+// judge returns nil if a server may serve the claims by what is known of their session now, else why
+// not.
+func (t *sessionTable) judge(c *api.AccessClaims, server string) *api.Error {
+	sh := t.shard(c.SessionID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.ended.has(c.SessionID) {
+		return &api.Error{Code: api.CodeSessionRevoked}
+	}
+	if s, ok := sh.known[c.SessionID]; ok {
+		return s.lock.Load().judge(c, server)
+	}
+	return nil
+}
+
 // makeRoom forgets one session of a full shard. The caller holds the shard's mu.
 func (t *sessionTable) makeRoom(sh *shard, now time.Time) {
 	if len(sh.known) < t.limit {

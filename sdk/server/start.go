@@ -37,7 +37,7 @@ func (a *Agent) StartSession(ctx context.Context, req api.StartRequest) (api.Tok
 	}
 	got, err := a.askTokens(ctx, events.GlobalJurisdiction, api.MethodStart, header, body)
 	if err != nil {
-		return api.TokensReply{}, unavailable("the region's token services do not answer", err)
+		return api.TokensReply{}, a.notAnswering(err)
 	}
 	if got.status >= http.StatusMultipleChoices {
 		return api.TokensReply{}, got.problem()

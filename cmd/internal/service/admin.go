@@ -21,6 +21,8 @@ type admin struct {
 	// fresh fails while the view is stale. nil: it never is.
 	fresh   func(now time.Time) error
 	metrics *prometheus.Registry
+	// more serves other paths. nil: there are none.
+	more http.Handler
 }
 
 // AdminServers is the reply of GET /v1/servers on an admin listener: every server that the
@@ -49,7 +51,11 @@ func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "GET /v1/servers":
 		a.servers(w)
 	default:
-		http.NotFound(w, r)
+		if a.more == nil {
+			http.NotFound(w, r)
+			return
+		}
+		a.more.ServeHTTP(w, r)
 	}
 }
 

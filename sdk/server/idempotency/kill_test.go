@@ -60,7 +60,10 @@ func serveEffects() error {
 	}
 	var handler http.HandlerFunc
 	if os.Getenv(envTx) != "" {
-		db := sql.OpenDB(pg{"unix", os.Getenv(envEffects)})
+		db, err := dial(os.Getenv(envEffects))
+		if err != nil {
+			return err
+		}
 		cfg.Ledger, handler = &idempotency.Table{DB: db}, byTransaction(self.Boot, db)
 	} else if handler, err = byLine(self.Boot); err != nil {
 		return err
