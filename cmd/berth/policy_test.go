@@ -50,6 +50,10 @@ func TestPolicy(t *testing.T) {
 	if d := decided(); d.Policy != "spread+prices" || d.Variant != "" {
 		t.Errorf("before: policy %q, variant %q", d.Policy, d.Variant)
 	}
+	eventually(t, 20*time.Second, "the other region hears the primary one", func() bool {
+		_, stderr, code := operatorCommand(t, other, "", "policy", "get")
+		return code == 0 && !strings.Contains(stderr, "has not heard of region")
+	})
 	if stdout, stderr, code := operatorCommand(t, other, "", "policy", "get"); code != 0 || stdout != "version: 1\npolicy: spread+prices\n" || !strings.Contains(stderr, "no policy was ever set") {
 		t.Errorf("get: exit code %d, %q, %q", code, stdout, stderr)
 	}
