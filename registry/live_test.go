@@ -39,7 +39,7 @@ type liveRegion struct {
 	verdicts []registry.Effect
 }
 
-var liveServers = flag.Int("live-servers", 300, "how many servers TestFiveFakeMinutes has")
+var liveServers = flag.Int("live-servers", 100, "how many servers TestFiveFakeMinutes has")
 
 // TestFiveFakeMinutes lives through five minutes of what TestAFakeHour has, through JetStream.
 func TestFiveFakeMinutes(t *testing.T) {
