@@ -116,7 +116,7 @@ func (f *fleetSessions) refreshUntilLeft(c *leaver, phase, pace time.Duration, e
 // reportDrain prints how the sessions left, and fails for those that did so at the wrong time.
 func (f *fleetSessions) reportDrain(all []*leaver, began, until time.Time, told, pace time.Duration) {
 	f.t.Helper()
-	var left, critical []time.Duration
+	var left, asked, critical []time.Duration
 	var late time.Duration
 	for _, c := range all {
 		late = max(late, c.late)
@@ -132,7 +132,7 @@ func (f *fleetSessions) reportDrain(all []*leaver, began, until time.Time, told,
 		case c.asked.After(until.Add(c.late)):
 			f.t.Errorf("session %s left %s after the deadline, %s behind its pace", c.session, c.left.Sub(until), c.late)
 		default:
-			left = append(left, c.left.Sub(began))
+			left, asked = append(left, c.left.Sub(began)), append(asked, c.asked.Sub(began))
 		}
 	}
 	if len(left) == 0 || len(critical) == 0 {
@@ -142,14 +142,14 @@ func (f *fleetSessions) reportDrain(all []*leaver, began, until time.Time, told,
 	if last := critical[len(critical)-1]; last > pace+late+time.Second { // a second on the way
 		f.t.Errorf("a session with a critical task left %s after the deadline, clients refresh each %s", last, pace)
 	}
-	distance := fromUniform(left, until.Sub(began))
+	distance := fromUniform(asked, until.Sub(began))
 	f.t.Logf("%d sessions, drain in force after %s, deadline %s, a refresh each %s, at most %s late",
 		len(all), told.Round(time.Millisecond), until.Sub(began).Round(time.Millisecond), pace, late.Round(time.Millisecond))
 	f.t.Logf("%d not critical left %s; Kolmogorov-Smirnov distance to uniform %.3f", len(left), spread(left), distance)
 	f.t.Logf("%d critical left after the deadline: %s", len(critical), spread(critical))
-	// Of n draws that are even it is above 1.63/sqrt(n) once in a hundred times (Smirnov 1948), and
-	// clients that come late shift it by so much.
-	most := max(0.1, 1.63/math.Sqrt(float64(len(left)))+float64(late)/float64(until.Sub(began)))
+	// Of n draws that are even it is above 1.63/sqrt(n) once in a hundred times (Smirnov 1948); the time
+	// until the drain was in force, and clients that come late, shift it by so much.
+	most := max(0.1, 1.63/math.Sqrt(float64(len(asked)))+float64(told+late)/float64(until.Sub(began)))
 	if distance > most {
 		f.t.Errorf("distance %.3f, want %.3f at most", distance, most)
 	}
