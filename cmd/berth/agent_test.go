@@ -89,7 +89,7 @@ func startApplication(t *testing.T, ready dev.Ready) *application {
 	if err := os.Mkdir(page, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"index.html": "hello", "load.json": `{"in_flight": 7, "max_in_flight": 100}`} {
+	for name, text := range map[string]string{"index.html": "hello", "load.json": `{"in_flight": 7, "max_in_flight": 100, "utilisation": 0.07}`} {
 		if err := os.WriteFile(filepath.Join(page, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
