@@ -5,23 +5,17 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/service"
-	"github.com/berthhq/berth/events"
-	"github.com/berthhq/berth/registry"
 	"github.com/berthhq/berth/sdk/server"
 )
 
 // agentCmd runs berth beside an application.
 type agentCmd struct {
 	natsFlags
-	Region            string        `required:"" placeholder:"NAME" help:"Region of the server; the JetStream domain of its NATS."`
-	Server            string        `required:"" placeholder:"ID" help:"Id of the server, unique in the fleet."`
+	serverFlags
 	Member            string        `placeholder:"ID" help:"Name of this process among several behind one URL (default: there is just one)."`
 	URL               string        `name:"url" required:"" placeholder:"URL" help:"How clients reach the application."`
 	Health            string        `required:"" placeholder:"URL" help:"Where the application answers 2xx while it serves: asked each second, and by the registry when heartbeats stay away."`
 	AuthURL           string        `name:"auth-url" placeholder:"URL" help:"How clients reach the token paths (default: --url)."`
-	Location          string        `default:"0,0" placeholder:"LAT,LON" help:"Place of the server in degrees (default: ${default})."`
-	Capacity          int           `default:"1000" help:"Sessions that the server can hold."`
-	Issuer            string        `required:"" placeholder:"URL" help:"The global URL: claim iss of the tokens."`
 	Audience          string        `placeholder:"NAME" help:"Claim aud of the tokens (default: the issuer)."`
 	LoadURL           string        `name:"load-url" xor:"load" placeholder:"URL" help:"Where the application says what its load is, as JSON: in_flight, max_in_flight, cpu, p99_ms, utilisation (default: it is worked out of sessions and processors)."`
 	LoadCommand       string        `xor:"load" placeholder:"COMMAND" help:"Command of the shell that prints it."`
@@ -37,15 +31,9 @@ type agentCmd struct {
 
 // Run goes on until Ctrl-C.
 func (c *agentCmd) Run(p *program) error {
-	if err := checkName("server", c.Server); err != nil {
-		return err
-	}
-	at, err := events.ParseLocation(c.Location)
+	at, err := c.check(c.Drain)
 	if err != nil {
-		return fmt.Errorf("location %q: want latitude,longitude in degrees, -90 to 90 and -180 to 180", c.Location)
-	}
-	if c.Drain < 0 || c.Drain > registry.MaxDrain {
-		return fmt.Errorf("drain %s: want 0 to %s", c.Drain, registry.MaxDrain)
+		return err
 	}
 	cfg, err := c.service(p, "server", c.Region)
 	if err != nil {

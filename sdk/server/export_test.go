@@ -17,3 +17,6 @@ func (a *Agent) Open() int {
 func NewLimits(l Limits) func(org string, part float64, now time.Time) *api.Error {
 	return newLimiters(l).take
 }
+
+// Part returns the server's part of the region's capacity.
+func (a *Agent) Part() float64 { return a.part() }

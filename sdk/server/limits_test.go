@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/berthhq/berth/events"
+	"github.com/berthhq/berth/jetstream"
 	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/sdk/server"
 	"github.com/berthhq/berth/tokens/api"
@@ -82,4 +84,32 @@ func TestLimitsAreExact(t *testing.T) {
 			t.Errorf("%d of no organization in 10 s, want 100 and 100 a second", n)
 		}
 	})
+}
+
+// TestPartOfTheLimits: a server's part is that of its capacity among those of its region that take sessions, and its own
+// while it drains beside them.
+func TestPartOfTheLimits(t *testing.T) {
+	conn, _ := newRegion(t)
+	kv, err := conn.JetStream().KeyValue(t.Context(), jetstream.BucketServers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := start(t, config(t, conn)) // of capacity 100, as those below
+	if got := a.Part(); got != 1 {
+		t.Errorf("while nobody is known: %v, want all", got)
+	}
+	part := func(what string, want float64) {
+		t.Helper()
+		jetstreamtest.Eventually(t, 5*time.Second, what, func() bool { return math.Abs(a.Part()-want) < 1e-9 })
+	}
+	putServer(t, kv, region+"-b", events.StateUp, 0.1)
+	part("before the registry knows of this one", 1.0/2)
+	putServer(t, kv, self, events.StateUp, 0.1)
+	putServer(t, kv, region+"-c", events.StateUp, 0.9)
+	part("one of three", 1.0/3)
+	putServer(t, kv, self, events.StateDraining, 0.1)
+	putServer(t, kv, region+"-c", events.StateDown, 0.1)
+	part("draining beside one", 1.0/2)
+	putServer(t, kv, region+"-b", events.StateDown, 0.1)
+	part("the last", 1)
 }

@@ -58,10 +58,7 @@ func (a *Agent) Lock(next http.Handler, options ...LockOption) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := time.Now()
-		claims, refusal := a.admit(r, now)
-		if refusal == nil && a.cfg.Limits != (Limits{}) {
-			refusal = a.limiters.take(claims.Org, a.part(), now)
-		}
+		claims, refusal := a.permit(r, now)
 		switch {
 		case refusal == nil:
 		case l.shadow:
@@ -85,6 +82,15 @@ func (a *Agent) Lock(next http.Handler, options ...LockOption) http.Handler {
 
 // errNoToken is the cause of the refusal of a request without a token.
 var errNoToken = errors.New("no token")
+
+// permit is admit within the limits.
+func (a *Agent) permit(r *http.Request, now time.Time) (*api.AccessClaims, *api.Error) {
+	claims, refusal := a.admit(r, now)
+	if refusal == nil && a.cfg.Limits != (Limits{}) {
+		refusal = a.limiters.take(claims.Org, a.part(), now)
+	}
+	return claims, refusal
+}
 
 // admit returns the claims of the request's token, and why it may not be served here and now, nil if it
 // may. There are no claims where the token is not good.

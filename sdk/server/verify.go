@@ -29,11 +29,7 @@ const (
 // style=direct the very answer of Lock, which Envoy sends to the client.
 func (a *Agent) Verify() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		now := time.Now()
-		claims, refusal := a.admit(r, now)
-		if refusal == nil && a.cfg.Limits != (Limits{}) {
-			refusal = a.limiters.take(claims.Org, a.part(), now)
-		}
+		claims, refusal := a.permit(r, time.Now())
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		if refusal != nil && a.cfg.Shadow {
