@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berthhq/berth/cmd/internal/dev"
+	"github.com/berthhq/berth/jetstream/jetstreamtest"
 	"github.com/berthhq/berth/tokens/api"
 )
 
@@ -94,9 +95,9 @@ func startApplication(t *testing.T, ready dev.Ready) *application {
 			t.Fatal(err)
 		}
 	}
-	port := freePorts(t, 3)
-	address := func(n int) string { return fmt.Sprintf("127.0.0.1:%d", port+n) }
-	app, proxy, listen := address(0), address(1), address(2)
+	port := jetstreamtest.FreePort(t)
+	address := func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+	app, proxy, listen := address(port), address(jetstreamtest.FreePort(t)), address(jetstreamtest.FreePort(t))
 	a := &application{url: "http://" + proxy}
 	a.python = exec.CommandContext(t.Context(), "python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", page, fmt.Sprint(port))
 	background(t, a.python)
